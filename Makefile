@@ -1,0 +1,66 @@
+# Everything that this project can do, each a word:
+#   make demo     build, then watch a job fire, stream and be killed (under a minute, no root)
+#   make test     every test, with the race detector where a C compiler is there
+#   make check    gofmt, go vet, staticcheck, govulncheck
+#   make bench    speed and memory as ratios against a baseline of the same run
+#   make kill-lab every kill case, with a table
+#   make dist     static binaries for linux on amd64 and arm64
+#   make install  the binary, the unit and a first folder of jobs (PREFIX, DESTDIR)
+
+GO      ?= go
+PREFIX  ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X saltpeter/wrapper.Version=$(VERSION)
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+SOURCES := $(shell find cmd config runner sshx wrapper wsx -name '*.go' -o -name '*.sh' -o -path '*/web/*' 2>/dev/null) go.mod go.sum
+
+# The race detector needs cgo; without a C compiler the tests run without it.
+CC_FOUND := $(shell command -v $${CC:-cc} gcc clang 2>/dev/null | head -n 1)
+RACE     := $(if $(CC_FOUND),-race,)
+
+# Our own packages; testdata/lab is named since ./... leaves testdata out.
+PACKAGES := ./... ./testdata/lab
+
+.PHONY: all demo test check bench kill-lab dist install clean tools
+
+all: bin/saltpeter
+
+bin/saltpeter: $(SOURCES)
+	@mkdir -p bin
+	$(BUILD) -o $@ ./cmd/saltpeter
+
+demo: bin/saltpeter
+	@sh testdata/demo.sh bin/saltpeter
+
+# go test's own closing lines come last.
+test: check
+	@$(if $(RACE),,echo "no C compiler found: the race detector stays off (apt-get install gcc turns it on)")
+	$(GO) test $(RACE) -timeout 20m $(PACKAGES)
+
+check:
+	@fmt="$$(gofmt -l cmd config runner sshx wrapper wsx testdata 2>/dev/null)"; test -z "$$fmt" || { echo "not formatted: $$fmt; run gofmt -w"; exit 1; }
+	$(GO) vet $(PACKAGES)
+	$(GO) tool staticcheck $(PACKAGES)
+	@sh testdata/vulncheck.sh $(GO)
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 1s -timeout 30m $(PACKAGES) | sh testdata/ratios.sh
+
+kill-lab:
+	SALTPETER_KILL_LAB=1 $(GO) test -count 1 -timeout 30m -run 'Kill|Case|Lab' -v ./wrapper ./runner/launch ./runner
+
+dist:
+	@mkdir -p dist
+	GOOS=linux GOARCH=amd64 $(BUILD) -o dist/saltpeter-linux-amd64 ./cmd/saltpeter
+	GOOS=linux GOARCH=arm64 $(BUILD) -o dist/saltpeter-linux-arm64 ./cmd/saltpeter
+	@ls -l dist
+
+install: bin/saltpeter
+	install -D -m 0755 bin/saltpeter $(DESTDIR)$(PREFIX)/bin/saltpeter
+	install -d -m 0755 $(DESTDIR)/etc/saltpeter
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' packaging/saltpeter.service > packaging/.unit.tmp
+	install -D -m 0644 packaging/.unit.tmp $(DESTDIR)/etc/systemd/system/saltpeter.service
+	rm -f packaging/.unit.tmp
+
+clean:
+	rm -rf bin dist .cache
