@@ -9,6 +9,7 @@ package ledger
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"saltpeter/wsx/wire"
@@ -168,6 +169,7 @@ var (
 	ErrNoRun    = errors.New("no such run")
 	ErrNoTask   = errors.New("no such task")
 	ErrExists   = errors.New("a run of this name exists")
+	ErrDueTaken = fmt.Errorf("this due time has its record already: %w", ErrExists)
 	ErrUnlawful = errors.New("not a lawful change of state") // see next
 	ErrGap      = errors.New("output does not follow what is stored")
 	ErrNoToken  = errors.New("unknown token")

@@ -1,0 +1,75 @@
+package runner
+
+import (
+	"context"
+	"time"
+
+	"saltpeter/config"
+	"saltpeter/runner/ledger"
+)
+
+// jobStatuses is every job as the scheduler sees it, in the order of the files.
+func (f *firing) jobStatuses(ctx context.Context) ([]JobStatus, error) {
+	set := f.set.Load()
+	last, err := f.ledger.LastRuns(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nexts := f.table.nexts()
+	statuses := make([]JobStatus, 0, len(set.Order))
+	for _, name := range set.Order {
+		job := set.Jobs[name]
+		s := JobStatus{Name: name, Group: job.Group, Next: nexts[name], Blocked: f.blocked(set, job)}
+		if run, ran := last[name]; ran {
+			s.Last = &run
+		}
+		statuses = append(statuses, s)
+	}
+	return statuses, nil
+}
+
+// blocked says what keeps a job from firing now, or "".
+func (f *firing) blocked(set *config.Set, job *config.Job) string {
+	switch {
+	case !job.Enabled:
+		return ledger.ReasonDisabled
+	case set.Maintenance.Global:
+		return ledger.ReasonMaintenance
+	case job.OnOverlap != "allow" && len(f.overlapping(job.Name)) > 0:
+		return ledger.ReasonOverlap
+	}
+	return ""
+}
+
+// setConfig puts a new Set in force. Jobs that are new get their watermark, so
+// that an absence of the server is counted from now on.
+func (f *firing) setConfig(ctx context.Context, set *config.Set) {
+	f.set.Store(set)
+	now := wallNow()
+	var marks []ledger.Event
+	for _, job := range f.table.load(set, now) {
+		marks = append(marks, watermark(job.Name, now))
+	}
+	if len(marks) > 0 {
+		f.write(ctx, marks)
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// keepWatermark tells the book now and then that a server is there.
+func (f *firing) keepWatermark(ctx context.Context) {
+	const each = 10 * time.Second
+	tick := time.NewTicker(each)
+	defer tick.Stop()
+	for {
+		f.write(context.WithoutCancel(ctx), []ledger.Event{watermark("", wallNow())})
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

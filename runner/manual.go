@@ -1,0 +1,145 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"saltpeter/config"
+	"saltpeter/runner/ledger"
+)
+
+// Codes of a Refusal. They are stable: scripts look at them.
+const (
+	CodeNoSuchJob      = "no_such_job"
+	CodeNoSuchRun      = "no_such_run"
+	CodeNothingRunning = "nothing_running"
+	CodeMaintenance    = "maintenance"
+	CodeOverlap        = "overlap"
+	CodeAmbiguous      = "ambiguous"
+	CodeNoMachines     = "no_machines"
+	CodeBadRequest     = "bad_request"
+)
+
+// startNow is a run by hand. It is written to the audit log whatever comes of it.
+func (f *firing) startNow(ctx context.Context, a Actor, q StartRequest) (*ledger.Run, error) {
+	run, err := f.tryStart(ctx, a, q)
+	outcome := ""
+	switch {
+	case err != nil:
+		outcome = err.Error()
+	default:
+		outcome = "started " + run.ID
+	}
+	f.write(ctx, []ledger.Event{ledger.Audited{Entry: ledger.AuditEntry{
+		At: wallNow(), Who: a.Who, From: a.From, What: "run", Target: q.Job, Outcome: outcome,
+	}}})
+	return run, err
+}
+
+func (f *firing) tryStart(ctx context.Context, a Actor, q StartRequest) (*ledger.Run, error) {
+	set := f.set.Load()
+	job := set.Jobs[q.Job]
+	if job == nil {
+		return nil, noSuchJob(set, q.Job)
+	}
+	only := q.Machines
+	if q.RetryOf != "" {
+		failed, err := f.failedMachines(ctx, q.RetryOf)
+		if err != nil {
+			return nil, err
+		}
+		only = append(slices.Clone(only), failed...)
+	}
+	trigger := ledger.TriggerManual
+	if q.RetryOf != "" {
+		trigger = ledger.TriggerRetry
+	}
+	defer f.deciding.lock(job.Name)()
+	now := wallNow()
+	run, err := f.begin(ctx, set, job, beginning{
+		due: now, now: now, trigger: trigger, actor: a, only: only, force: q.Force, retryOf: q.RetryOf,
+	}, nil)
+	var refused *refusedFiring
+	switch {
+	case errors.As(err, &refused):
+		return nil, refused.refusal(job.Name)
+	case err != nil:
+		return nil, err
+	}
+	return run, nil
+}
+
+// refusal says to a person what a firing that was held back would have recorded.
+func (e *refusedFiring) refusal(job string) *Refusal {
+	switch e.reason {
+	case ledger.ReasonMaintenance:
+		return &Refusal{Code: CodeMaintenance, Text: fmt.Sprintf("cannot run %q: maintenance is on", job),
+			Hint: "take it out of saltpeter_maintenance, or add --force"}
+	case ledger.ReasonOverlap:
+		return &Refusal{Code: CodeOverlap, Text: fmt.Sprintf("cannot run %q: it is %s", job, e.detail),
+			Hint: fmt.Sprintf("see it with `saltpeter status %s`, end it with `saltpeter kill %s`, or add --force", job, job)}
+	case ledger.ReasonDisabled:
+		return &Refusal{Code: CodeNoMachines, Text: fmt.Sprintf("cannot run %q: every machine that it names is disabled", job),
+			Hint: "see `saltpeter machines`"}
+	}
+	return &Refusal{Code: CodeBadRequest, Text: fmt.Sprintf("cannot run %q: %s", job, e.Error())}
+}
+
+// noSuchJob names the nearest job that there is, since most are typing errors.
+func noSuchJob(set *config.Set, name string) *Refusal {
+	r := &Refusal{Code: CodeNoSuchJob, Text: fmt.Sprintf("there is no job %q", name), Hint: "`saltpeter status` lists the jobs"}
+	best, distance := "", 3
+	for _, other := range set.Order {
+		if d := editDistance(name, other); d < distance {
+			best, distance = other, d
+		}
+	}
+	if best != "" {
+		r.Hint = fmt.Sprintf("did you mean %q?", best)
+	}
+	return r
+}
+
+// editDistance counts the letters to change, add or take away.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diagonal = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// failedMachines are those of an earlier run whose task did not succeed.
+func (f *firing) failedMachines(ctx context.Context, id string) ([]string, error) {
+	run, err := f.ledger.Run(ctx, id)
+	if errors.Is(err, ledger.ErrNoRun) {
+		return nil, &Refusal{Code: CodeNoSuchRun, Text: fmt.Sprintf("there is no run %q", id), Hint: "`saltpeter history` lists the runs"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var failed []string
+	for _, t := range run.Tasks {
+		if t.State.Done() && t.State != ledger.Succeeded && t.State != ledger.Skipped {
+			failed = append(failed, t.Machine)
+		}
+	}
+	if len(failed) == 0 {
+		return nil, &Refusal{Code: CodeNoMachines, Text: fmt.Sprintf("run %q failed on no machine", id), Hint: "run the whole job with `saltpeter run`"}
+	}
+	return failed, nil
+}
