@@ -27,22 +27,6 @@ func Watch(ctx context.Context, dir string, first *Set, o WatchOptions, on func(
 	panic("stub")
 }
 
-// ParseFields makes a Schedule of the seven fields; empty Sec is "0", empty Year
-// "*". Errors name the field and how to mend it (FieldError).
-func ParseFields(f FieldTexts, loc *time.Location) (Schedule, error) { panic("stub") }
-
-// ParseCrontab makes a Schedule of the key `schedule:`.
-func ParseCrontab(text string, loc *time.Location) (Schedule, error) { panic("stub") }
-
-// FieldError is what is wrong with one field of a schedule.
-type FieldError struct {
-	Field string // "hour"
-	Text  string // what is wrong
-	Hint  string // what to write
-}
-
-func (e *FieldError) Error() string { return e.Field + ": " + e.Text }
-
 // ParseDuration reads "90", "90s", "5m", "2h30m", "1d": seconds where no unit is given.
 func ParseDuration(s string) (time.Duration, error) { panic("stub") }
 
