@@ -1,6 +1,12 @@
 // Package launch runs one short command on a machine, by each transport, and
 // answers: started, certainly not, or unknown. It carries kill.sh, the other
 // road for kills. It knows no runs and holds no connection for a task's life.
+//
+// Only runner comes in here. What goes out is text: an order on the standard
+// input of `saltpeter wrap`, or kill.sh on the standard input of `sh -s`; what
+// comes back is an identity, one marked line, or a piece of a spool file. The
+// script's text and the reading of its answer belong to no transport, so every
+// one of them asks and understands alike.
 package launch
 
 import (
@@ -11,14 +17,12 @@ import (
 	"saltpeter/wsx/wire"
 )
 
-// STUB: signatures fixed, bodies to be built, file to be replaced by real ones.
-
 // Machine is what a transport needs to know of one.
 type Machine struct {
 	Name        string
 	Transport   string // "local" | "ssh" | "salt"
 	SSH         string // user@host:port
-	Sudo        bool
+	Sudo        bool   // launch and kill through sudo -n
 	WrapperPath string // "" = this binary / ours, pushed
 	Spool       string
 }
@@ -31,6 +35,16 @@ const (
 	CertainlyNot                  // nothing of the order was carried out
 	Unsure                        // it may have started: ask with Check, never start again blindly
 )
+
+func (c Certainty) String() string {
+	switch c {
+	case Started:
+		return "started"
+	case CertainlyNot:
+		return "certainly not started"
+	}
+	return "unsure whether it started"
+}
 
 // StartResult is what is known after a start.
 type StartResult struct {
@@ -45,6 +59,9 @@ var ErrUnreachable = errors.New("machine unreachable")
 
 // ErrNoTransport: this build cannot reach machines that way yet.
 var ErrNoTransport = errors.New("transport not available")
+
+// ErrClosed: the transport was asked after its Close; nothing was done.
+var ErrClosed = errors.New("transport closed")
 
 // Op of kill.sh.
 type Op string
@@ -69,9 +86,22 @@ type ScriptRequest struct {
 	Scope    string // signal: main | all
 }
 
+// Reasons in a ScriptResult, beside those of wire that say why a process lives.
+const (
+	ReasonRebooted     = "rebooted"      // the machine has started anew: nothing of the task can live
+	ReasonPIDNamespace = "pid_ns"        // the script sees other PIDs than the recorded ones: nothing was touched
+	ReasonNoProc       = "no_proc"       // /proc cannot be read there: nothing was touched
+	ReasonPartial      = "partial"       // nobody was found, but not everybody could be seen
+	ReasonBreeding     = "breeding"      // new processes appear faster than they can be found
+	ReasonNoMain       = "no_main"       // signal: the main process is not there any more
+	ReasonBadSignal    = "bad_signal"    // that machine knows no such signal
+	ReasonMaybeWrapper = "maybe_wrapper" // what is left may be an older wrapper: spared
+	ReasonNothing      = "nothing_known" // neither identity nor cookie: nothing to look for
+)
+
 // ScriptResult is what kill.sh's marked line says.
 type ScriptResult struct {
-	Outcome      string // wire.Outcome…; check: gone, alive, unknown
+	Outcome      string // wire.OutcomeGone, OutcomeAlive or OutcomeUnknown
 	Reason       string // rebooted, eperm, …
 	Phase        string
 	Proof        string // scan, cgroup, rebooted
@@ -84,6 +114,12 @@ type ScriptResult struct {
 	WrapperAlive bool
 	End          *wire.EndRecord // check: the end record, if the wrapper left one
 	Text         string          // the raw answer, for the log
+
+	Acted int // processes that took the signal, stop or continuation
+	// Found is what a request without Identity found out about the task: enough
+	// to ask again by identity. Its wrapper fields are zero unless the parent of
+	// the main process is beyond doubt a wrapper.
+	Found *wire.Identity
 }
 
 // Transport reaches machines in one way.
@@ -92,17 +128,11 @@ type Transport interface {
 	// identity line, at most until ctx ends.
 	Start(ctx context.Context, m Machine, order []byte) StartResult
 	// Script runs kill.sh. An error means that no answer came; ErrUnreachable if
-	// the machine could not be spoken to.
+	// the machine could not be spoken to. The script goes on if ctx ends.
 	Script(ctx context.Context, m Machine, r ScriptRequest) (ScriptResult, error)
-	// Fetch reads a file of a task's spool from an offset, at most max bytes.
+	// Fetch reads a file of a task's spool from an offset, at most max bytes. A
+	// short or empty answer means that the file ends there.
 	Fetch(ctx context.Context, m Machine, path string, offset, max int64) ([]byte, error)
-	// Close waits for what is under way.
+	// Close waits for what is under way. What was started goes on.
 	Close() error
 }
-
-// LocalOptions of the local transport.
-type LocalOptions struct {
-	Executable string // this binary; "" = os.Executable
-}
-
-func NewLocal(o LocalOptions) Transport { panic("stub") }

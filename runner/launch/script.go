@@ -1,0 +1,142 @@
+package launch
+
+import (
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"saltpeter/wsx/wire"
+)
+
+//go:embed kill.sh
+var killScript string
+
+// Defaults of a request; kill.md names them.
+const (
+	defaultGrace = 5 * time.Second
+	defaultHard  = 10 * time.Second
+)
+
+// slack is what a call may take beyond its own grace and hard limit: a machine
+// under load, thousands of processes, a slow link.
+const slack = 30 * time.Second
+
+// patience is how long an answer is waited for at most.
+func patience(r ScriptRequest) time.Duration {
+	if r.Op != OpKill {
+		return slack
+	}
+	return grace(r) + hard(r) + slack
+}
+
+func grace(r ScriptRequest) time.Duration { return max(r.Grace, 0) }
+
+func hard(r ScriptRequest) time.Duration {
+	if r.Hard <= 0 {
+		return defaultHard
+	}
+	return r.Hard
+}
+
+// signalName is what may stand where the script has a signal.
+var signalName = regexp.MustCompile(`^([A-Z][A-Z0-9]{1,9}([+-][0-9]{1,2})?|[1-9][0-9]?)$`)
+
+// assemble makes the text for the standard input of `sh -s`: the assignments,
+// then kill.sh as one function, then its call. A link that is cut in the middle
+// leaves a function that nobody calls. mark is what the answer has to carry: it
+// tells this answer from whatever else a login prints.
+func assemble(r ScriptRequest) (script []byte, mark string, err error) {
+	signal := strings.TrimPrefix(strings.ToUpper(r.Signal), "SIG")
+	if signal == "" {
+		signal = "TERM"
+	}
+	if !signalName.MatchString(signal) {
+		return nil, "", fmt.Errorf("cannot send signal %q: it is not the name of one (TERM, INT, USR1 …)", r.Signal)
+	}
+	switch r.Op {
+	case OpCheck, OpKill, OpSignal, OpPause, OpResume:
+	default:
+		return nil, "", fmt.Errorf("cannot do %q: kill.sh has no such operation", r.Op)
+	}
+	id := wire.Identity{}
+	if r.Identity != nil {
+		id = *r.Identity
+	}
+	if id.Task == "" {
+		id.Task = r.Task
+	}
+	if id.PID < 0 || id.WrapperPID < 0 || id.Session < 0 {
+		return nil, "", errors.New("cannot use the identity: it has a negative PID")
+	}
+	scope := "main"
+	if r.Scope == "all" {
+		scope = "all"
+	}
+	mark = rand.Text()
+	var b strings.Builder
+	assign := func(name, value string) { b.WriteString("k_" + name + "=" + shellQuote(value) + "\n") }
+	number := func(name string, n uint64) {
+		if n == 0 {
+			assign(name, "")
+			return
+		}
+		assign(name, strconv.FormatUint(n, 10))
+	}
+	assign("mark", mark)
+	assign("op", string(r.Op))
+	assign("sig", signal)
+	assign("scope", scope)
+	assign("grace", centiseconds(grace(r)))
+	assign("hard", centiseconds(hard(r)))
+	assign("run", r.Run)
+	assign("task", id.Task)
+	assign("boot", id.BootID)
+	assign("ns", id.PIDNamespace)
+	assign("cgroup", id.Cgroup)
+	assign("brand", id.Brand)
+	assign("endfile", id.EndFile)
+	number("pid", uint64(id.PID))
+	number("start", id.StartTicks)
+	number("sid", uint64(id.Session))
+	number("wpid", uint64(id.WrapperPID))
+	number("wstart", id.WrapperStartTicks)
+	if r.Identity == nil {
+		assign("known", "")
+		assign("uid", "")
+	} else {
+		assign("known", "yes")
+		assign("uid", strconv.Itoa(id.UID))
+	}
+	if strings.ContainsRune(b.String(), 0) {
+		return nil, "", errors.New("cannot use the identity: it holds a NUL byte")
+	}
+	b.WriteString(withoutComments(killScript))
+	return []byte(b.String()), mark, nil
+}
+
+func centiseconds(d time.Duration) string {
+	return strconv.FormatInt(int64(d/(10*time.Millisecond)), 10)
+}
+
+// shellQuote makes one word of any text.
+func shellQuote(s string) string {
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// withoutComments leaves out what only people read: some shells read a script
+// from a pipe byte by byte, and a slow link carries every one. kill.sh has no
+// text of several lines in which a line could begin with a number sign.
+func withoutComments(script string) string {
+	var b strings.Builder
+	for line := range strings.Lines(script) {
+		if line = strings.TrimLeft(line, " \t"); line != "\n" && !strings.HasPrefix(line, "#") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
