@@ -26,9 +26,3 @@ type WatchOptions struct {
 func Watch(ctx context.Context, dir string, first *Set, o WatchOptions, on func(*Set), failed func(error)) error {
 	panic("stub")
 }
-
-// ParseDuration reads "90", "90s", "5m", "2h30m", "1d": seconds where no unit is given.
-func ParseDuration(s string) (time.Duration, error) { panic("stub") }
-
-// Describe says a schedule in words ("every weekday at 02:30 Europe/Bucharest").
-func Describe(f FieldTexts, loc *time.Location) string { panic("stub") }
