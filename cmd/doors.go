@@ -1,0 +1,172 @@
+package cmd
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"saltpeter/wsx"
+)
+
+// listenSocket opens the unix socket. A file that a server left behind is taken
+// away; one that answers belongs to a server that runs.
+func listenSocket(path, group string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := privateDir(dir); err != nil {
+		return nil, failed(err, "name another socket with --socket")
+	}
+	if _, err := os.Stat(path); err == nil {
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			c.Close()
+			return nil, &failure{code: exitFailed, stable: "socket_in_use", text: "another server answers on " + path,
+				hint: "stop it first, or give this one a socket of its own with --socket"}
+		}
+		os.Remove(path)
+	}
+	// Born without rights for others: between bind and chmod nobody else may in.
+	old := syscall.Umask(0o177)
+	ln, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, failed(fmt.Errorf("cannot open the socket: %w", err), "name another with --socket")
+	}
+	if err := shareSocket(path, group); err != nil {
+		ln.Close()
+		return nil, failed(err, "see socket_group in saltpeter_config")
+	}
+	return ln, nil
+}
+
+// privateDir makes a folder of this user's, or checks that it is one: a folder
+// below /tmp may be somebody else's trap.
+func privateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make the socket's folder: %w", err)
+	}
+	if !strings.HasPrefix(dir, filepath.Clean(os.TempDir())+string(filepath.Separator)) {
+		return nil
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() || int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("cannot use the folder %s: it belongs to somebody else", dir)
+	}
+	return nil
+}
+
+// shareSocket gives the socket to root and to one group.
+func shareSocket(path, group string) error {
+	if group != "" {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return fmt.Errorf("cannot give the socket to group %q: %w", group, err)
+		}
+		gid, err := strconv.Atoi(g.Gid)
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(path, -1, gid); err != nil {
+			return fmt.Errorf("cannot give the socket to group %q: %w", group, err)
+		}
+	}
+	return os.Chmod(path, 0o660)
+}
+
+// machinesTLS is what the machines port shows: the operator's certificate, or
+// one that the server made for itself on its first start, which wrappers of ours
+// know by the hash of its key.
+func (d *daemon) machinesTLS() (pin string, c *tls.Config, err error) {
+	switch mode := d.set.Settings.MachinesTLS; mode {
+	case "off":
+		return "", nil, nil
+	case "", "auto":
+	default:
+		c, err := operatorTLS(mode)
+		if err != nil {
+			return "", nil, failed(err, "machines_ws_tls is auto, off, or \"CERTIFICATE,KEY\", two PEM files")
+		}
+		return "", c, nil
+	}
+	certFile, keyFile := filepath.Join(d.stateDir, "machines.crt"), filepath.Join(d.stateDir, "machines.key")
+	// The certificate is written last: where it is, wrappers may know its key.
+	if _, err := os.Stat(certFile); errors.Is(err, fs.ErrNotExist) {
+		if err := makeCertificate(certFile, keyFile); err != nil {
+			return "", nil, failed(fmt.Errorf("cannot make the machines port's key: %w", err), "")
+		}
+	}
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		// A new key would lock out the wrappers of unfinished tasks.
+		return "", nil, failed(fmt.Errorf("cannot use the machines port's key: %w", err), "put "+keyFile+" back from a backup; without one, remove it and "+certFile+" when nothing runs any more")
+	}
+	if pin, err = wsx.PinOf(cert); err != nil {
+		return "", nil, err
+	}
+	return pin, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// makeCertificate makes the key pair of a first start.
+func makeCertificate(certFile, keyFile string) error {
+	host, _ := os.Hostname()
+	certPEM, keyPEM, err := wsx.NewCertificate([]string{host, "localhost"}, time.Now())
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		path string
+		data []byte
+	}{{keyFile, keyPEM}, {certFile, certPEM}} {
+		if err := writeDurably(f.path, f.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeDurably replaces a private file in one step.
+func writeDurably(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	return err
+}
+
+// operatorTLS reads "CERTIFICATE,KEY"; "" and "off" are none.
+func operatorTLS(pair string) (*tls.Config, error) {
+	if pair == "" || pair == "off" {
+		return nil, nil
+	}
+	certFile, keyFile, ok := strings.Cut(pair, ",")
+	if !ok {
+		return nil, fmt.Errorf("cannot use %q as a certificate: it names no key", pair)
+	}
+	cert, err := tls.LoadX509KeyPair(strings.TrimSpace(certFile), strings.TrimSpace(keyFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the certificate: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, nil
+}
