@@ -42,14 +42,17 @@ func (w wallTimes) sentence(at, days, zone string) string {
 	switch {
 	case days == "every day" && !strings.HasPrefix(at, "at "):
 		text = at
-		if w.hourly {
+		if w.hourly && !strings.Contains(at, " at ") {
 			zone = "" // the same in every zone
 		}
 	case !strings.HasPrefix(at, "at "):
 		text = days + ", " + at
 	}
+	if zone != "" && !strings.Contains(text[len(text)-3:], ":") {
+		zone = "," + zone
+	}
 	if w.never {
-		return "never: " + text + zone
+		text = "never: " + text
 	}
 	return text + zone
 }
@@ -126,7 +129,7 @@ func (w wallTimes) timeWords() string {
 	text := "at " + minuteText + " of " + plural("hour", len(hours)) + " " + hourText
 	switch {
 	case len(seconds) == 60:
-		return text + ", every second,"
+		return text + ", every second"
 	case w.sec != 1:
 		return text + " and " + plural("second", len(seconds)) + " " + secondText
 	}
@@ -287,7 +290,11 @@ func (w wallTimes) yearWords() string {
 	if len(years) == lastYear-firstYear+1 {
 		return "*"
 	}
-	return also(spans(years, plainNumber), ", only in "+spans(years, plainNumber))
+	text := spans(years, plainNumber)
+	if strings.Count(text, " ") == 2 && strings.Contains(text, " to ") {
+		return ", only from " + text
+	}
+	return also(text, ", only in "+text)
 }
 
 // lasting writes a delay: "10 minutes", "1h30m0s" where no single unit does.

@@ -58,7 +58,7 @@ func parseCrontab(text string) (times wallTimes, delay time.Duration, err error)
 		}
 		for i, set := range []uint64{times.sec, times.min, times.hour, times.dom, times.mon, times.dow} {
 			if set == 0 {
-				return times, 0, crontabError("the "+fieldRules[i].name+" field is empty", "write * for every "+fieldRules[i].name)
+				return times, 0, crontabError("the "+fieldRules[i].name+" field is empty", "write * for every "+fieldRules[i].word)
 			}
 		}
 		return times.ready(), 0, nil
@@ -133,7 +133,8 @@ func explainCrontab(text, line string, failure error) *FieldError {
 		alone := []string{"*", "*", "*", "*", "*", "*"}
 		alone[6-len(fields)+i] = field
 		if _, err := crontabParser().Parse(strings.Join(alone, " ")); err != nil {
-			out := crontabError(names[i].name+": "+strings.TrimSpace(err.Error()), crontabFieldHint(names[i], field))
+			wrong, hint := crontabFault(names[i], field)
+			out := crontabError(names[i].name+": "+wrong, hint)
 			out.Offset = fieldOffset(text, i)
 			return out
 		}
@@ -141,21 +142,24 @@ func explainCrontab(text, line string, failure error) *FieldError {
 	return crontabError(strings.TrimSpace(failure.Error()), crontabHint)
 }
 
-// crontabFieldHint says how to mend a field of a crontab: as a field of ours is
-// mended, where that is what is wrong with it.
-func crontabFieldHint(rule fieldRule, field string) string {
+// crontabFault says what is wrong with a field that robfig refuses: what is wrong
+// with it as a field of ours, or that it is a notation which crontab lacks.
+func crontabFault(rule fieldRule, field string) (text, hint string) {
 	_, err := rule.parse(field)
 	switch {
-	case err == nil && rule.name == "dow" && strings.Contains(field, "7"):
-		return "Sunday is 0 or sun here"
+	case err == nil && rule.name == "dow":
+		return fmt.Sprintf("%q is not allowed in a crontab", field), "write 0-6 or sun-sat in ascending order, Sunday is 0"
 	case err == nil:
-		return "crontab has no such notation; the keys sec, min, hour, dom, mon, dow, year instead of schedule do"
-	case strings.HasPrefix(err.Hint, "write schedule"):
-		return crontabHint
-	case rule.name == "dow" && strings.Contains(err.Hint, "7"):
-		return "write 0-6 or sun-sat"
+		return fmt.Sprintf("%q is not allowed in a crontab", field), "the keys sec, min, hour, dom, mon, dow, year instead of schedule allow it"
+	case strings.Contains(field, "@"):
+		return err.Text, crontabHint
+	case strings.HasSuffix(err.Hint, "both must match"):
+		// A crontab needs only one of the two to match.
+		return err.Text, "use the keys of the fields instead of schedule: " + err.Hint
+	case rule.name == "dow" && strings.Contains(err.Text, "0-7"):
+		return strings.ReplaceAll(err.Text, "0-7", "0-6"), "write 0-6 or sun-sat"
 	}
-	return err.Hint
+	return err.Text, err.Hint
 }
 
 // fieldOffset is the number of characters before the n-th word of text.

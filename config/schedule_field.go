@@ -10,6 +10,7 @@ import (
 // fieldRule is what may stand in one field.
 type fieldRule struct {
 	name     string
+	word     string // what one of its values is
 	min, max int    // what may be written
 	top      int    // where * and value/n end: max, but for dow, where 7 is 0 again
 	base     int    // the value of bit 0
@@ -23,13 +24,13 @@ var (
 	dayNames   = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
 	fieldRules = [...]fieldRule{
-		{name: "sec", max: 59, top: 59, preset: "0"},
-		{name: "min", max: 59, top: 59},
-		{name: "hour", max: 23, top: 23},
-		{name: "dom", min: 1, max: 31, top: 31},
-		{name: "mon", min: 1, max: 12, top: 12, names: monthNames, first: 1},
-		{name: "dow", max: 7, top: 6, names: dayNames},
-		{name: "year", min: firstYear, max: lastYear, top: lastYear, base: firstYear, preset: "*"},
+		{name: "sec", word: "second", max: 59, top: 59, preset: "0"},
+		{name: "min", word: "minute", max: 59, top: 59},
+		{name: "hour", word: "hour", max: 23, top: 23},
+		{name: "dom", word: "day of the month", min: 1, max: 31, top: 31},
+		{name: "mon", word: "month", min: 1, max: 12, top: 12, names: monthNames, first: 1},
+		{name: "dow", word: "day of the week", max: 7, top: 6, names: dayNames},
+		{name: "year", word: "year", min: firstYear, max: lastYear, top: lastYear, base: firstYear, preset: "*"},
 	}
 )
 
@@ -52,7 +53,7 @@ func (r fieldRule) parse(text string) (fieldSet, *FieldError) {
 	var set fieldSet
 	list := strings.TrimSpace(text)
 	if list == "" {
-		return set, r.fail("is missing", "write '*' for every "+r.name)
+		return set, r.fail("is missing", "write '*' for every "+r.word)
 	}
 	at := utf8.RuneCountInString(text[:strings.Index(text, list)])
 	for item := range strings.SplitSeq(list, ",") {
