@@ -100,6 +100,7 @@ type EndRecord struct {
 	RetCode  int       `json:"retcode"`
 	Ended    string    `json:"ended"` // FormatTime
 	End      End       `json:"end"`
+	Error    string    `json:"error,omitempty"` // a start that failed: why
 	Identity *Identity `json:"identity,omitempty"`
 }
 
