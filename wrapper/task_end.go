@@ -1,0 +1,81 @@
+package wrapper
+
+import (
+	"time"
+
+	"saltpeter/wsx/wire"
+)
+
+// mayClose: the shell's exit has fixed code and time; the task is over when its
+// output has ended or was waited for long enough, and no kill is under way.
+func (t *task) mayClose(now time.Time) bool {
+	if t.gone {
+		return t.eof || !now.Before(t.drainBy)
+	}
+	if t.order.Leftover == "wait" || t.killing() {
+		return false
+	}
+	if t.eof {
+		// Nobody holds the pipe, so most likely nobody is left: the engine
+		// says so any moment, and with the proof the record is better.
+		return t.leftover > 0 || !now.Before(t.settleBy)
+	}
+	return !now.Before(t.drainBy)
+}
+
+// closeBy is when mayClose may change its mind by time alone.
+func (t *task) closeBy() time.Time {
+	switch {
+	case t.gone:
+		return t.drainBy
+	case t.order.Leftover == "wait" || t.killing():
+		return time.Time{}
+	case t.eof:
+		return t.settleBy
+	}
+	return t.drainBy
+}
+
+func (t *task) killing() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.waiting) > 0
+}
+
+// close ends the output with the line that belongs there, writes the end record
+// and then owes the end to the server: recorded first, told second.
+func (t *task) close(now time.Time) {
+	t.closed = true
+	t.timeoutAt = time.Time{}
+	switch t.end.Cause {
+	case wire.CauseKill, wire.CauseNever, wire.CauseTerminated:
+		t.spool.Append(wire.Stderr, []byte(wire.KilledLine), now)
+	case wire.CauseTimeout:
+		t.spool.Append(wire.Stderr, []byte(wire.TimeoutLine(t.order.Timeout)), now)
+	}
+	t.spool.MarkEnd()
+	t.end.Leftover = t.leftover
+	t.end.Length = wire.Ptr(t.spool.End())
+	realCode := 0
+	if t.end.RealCode != nil {
+		realCode = *t.end.RealCode
+	}
+	e := owedEnd{code: wire.ExitCode(t.end.Cause, realCode, t.end.RealSignal), end: t.end, at: t.endedAt}
+	if t.dir != nil {
+		if err := t.dir.writeEnd(endRecord(t.order, e, &t.identity)); err != nil {
+			t.log.Printf("cannot write the end record: %v", err)
+		}
+	}
+	if lost := t.spool.lostBytes(); lost > 0 {
+		t.log.Printf("%d bytes of output were given up: the spool was full", lost)
+	}
+	t.log.Debugf("the job has ended: code %d, cause %s, leftover %d", e.code, t.end.Cause, t.leftover)
+	t.rep.Finish(e)
+}
+
+func endRecord(o *wire.Order, e owedEnd, id *wire.Identity) wire.EndRecord {
+	return wire.EndRecord{
+		Job: o.Job, Run: o.Run, Machine: o.Machine, Task: o.Task,
+		RetCode: e.code, Ended: wire.FormatTime(e.at), End: e.end, Error: e.err, Identity: id,
+	}
+}
