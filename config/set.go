@@ -24,6 +24,8 @@ type Set struct {
 	Machines    []Machine // the inventory, in order; never empty unless configured so
 	Files       []File
 	Problems    []Problem // errors first, then warnings; by file and position
+
+	state *state // what the next reload builds on
 }
 
 // Errors returns the problems that are errors.

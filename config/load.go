@@ -1,0 +1,188 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Load reads a directory. prev, if not nil, gives the last good version of files
+// that are broken now, and what need not be read again. It fails only where the
+// directory itself cannot be read; everything else is in Set.Problems.
+func Load(dir string, prev *Set) (*Set, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, cannotRead(dir, err)
+	}
+	l := newLoading(dir, prev)
+	for _, e := range entries {
+		l.entry(e)
+	}
+	return l.merge(), nil
+}
+
+func cannotRead(dir string, err error) error {
+	why, hint := err.Error(), "mend that, or name another directory with -c"
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		why = pe.Err.Error()
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		why, hint = "no such directory", "create it or name another with -c"
+	case errors.Is(err, fs.ErrPermission):
+		why, hint = "permission denied", "let this user read it or name another with -c"
+	case errors.Is(err, syscall.ENOTDIR):
+		why, hint = "it is not a directory", "name the directory that the file lies in with -c"
+	}
+	return fmt.Errorf("cannot read job files in %s: %s; %s", dir, why, hint)
+}
+
+func filePath(dir, name string) string {
+	if dir == "" || strings.HasSuffix(dir, "/") {
+		return dir + name
+	}
+	return dir + "/" + name
+}
+
+// loading is one Load.
+type loading struct {
+	dir    string
+	prev   *Set // of the same directory, or nil
+	before *state
+	zones  zoneTable
+	files  []*fileState // by name
+	other  []Problem    // of no file that is read
+}
+
+func newLoading(dir string, prev *Set) *loading {
+	l := &loading{dir: dir, before: &state{}, zones: zoneTable{}}
+	if prev != nil && prev.state != nil && prev.Dir == dir {
+		l.prev, l.before = prev, prev.state
+		for name, loc := range prev.state.zones {
+			l.zones[name] = loc
+		}
+	}
+	return l
+}
+
+// entry takes one name of the directory.
+func (l *loading) entry(e fs.DirEntry) {
+	name := e.Name()
+	switch {
+	case strings.HasPrefix(name, ".#"), strings.Contains(name, "\n"):
+		return
+	case strings.HasSuffix(name, ".yml"):
+		l.other = append(l.other, Problem{
+			File: filePath(l.dir, name), Text: "is ignored: the names of job files end in .yaml",
+			Hint: fmt.Sprintf("rename it to %s.yaml", strings.TrimSuffix(name, ".yml")), Warning: true,
+		})
+		return
+	case !strings.HasSuffix(name, jobFileSuffix) || name == jobFileSuffix:
+		return
+	}
+	path := filepath.Join(l.dir, name)
+	data, err := readRegular(path)
+	switch {
+	case errors.Is(err, errDirectory):
+		return
+	case errors.Is(err, fs.ErrNotExist):
+		// Either it went while we looked, which is a deletion, or it is a link
+		// that leads nowhere, which is a broken file.
+		if _, err := os.Lstat(path); err != nil {
+			return
+		}
+		l.add(brokenFile(l.dir, name, "is a link to a file that does not exist", "mend the link or take it away"))
+		return
+	case err != nil:
+		text, hint := unreadable(err)
+		l.add(brokenFile(l.dir, name, text, hint))
+		return
+	}
+	hash := hashOf(data)
+	if f := l.before.files[name]; f != nil {
+		for _, known := range []*scan{f.now, f.good} {
+			if known != nil && known.hash == hash {
+				l.add(known)
+				return
+			}
+		}
+	}
+	l.add(scanFile(l.dir, name, data, hash, l.zones))
+}
+
+func (l *loading) add(s *scan) {
+	f := &fileState{now: s, good: s}
+	if s.broken {
+		f.good = nil
+		if was := l.before.files[s.name]; was != nil {
+			f.good = was.good
+		}
+	}
+	l.files = append(l.files, f)
+}
+
+var (
+	errDirectory = errors.New("is a directory")
+	errSpecial   = errors.New("is not a regular file")
+	errTooLarge  = errors.New("is larger than 1 MiB")
+)
+
+// readRegular reads a file of bounded size. It does not block on a pipe, and
+// asks the opened file what it is: the name may be another file by then.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, errDirectory
+	case !info.Mode().IsRegular():
+		return nil, errSpecial
+	case info.Size() > maxFileBytes:
+		return nil, errTooLarge
+	}
+	data := make([]byte, 0, info.Size()+512)
+	for {
+		n, err := f.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case len(data) > maxFileBytes:
+			return nil, errTooLarge
+		case errors.Is(err, io.EOF):
+			return data, nil
+		case err != nil:
+			return nil, err
+		case len(data) == cap(data):
+			data = append(data, make([]byte, len(data))...)[:len(data)]
+		}
+	}
+}
+
+// unreadable is text and hint for a file that is there and cannot be read.
+func unreadable(err error) (text, hint string) {
+	var pe *fs.PathError
+	switch {
+	case errors.Is(err, errTooLarge):
+		return err.Error(), "split it into several files"
+	case errors.Is(err, errSpecial):
+		return err.Error(), "put a file there"
+	case errors.Is(err, fs.ErrPermission):
+		return "cannot be read: permission denied", "let the user that saltpeter runs as read it"
+	case errors.Is(err, syscall.ELOOP):
+		return "cannot be read: its links lead in a circle", "mend the link"
+	case errors.As(err, &pe):
+		return "cannot be read: " + pe.Err.Error(), ""
+	}
+	return "cannot be read: " + err.Error(), ""
+}

@@ -1,0 +1,60 @@
+package config
+
+// What can be written already and has no effect in this version. A line leaves
+// here in the change that gives its key an effect.
+
+// jobNotYet: active says whether the job's value asks for something that does
+// not happen; instead is what happens.
+var jobNotYet = []struct {
+	key     string
+	active  func(*Job) bool
+	instead string
+}{
+	{"retries", func(j *Job) bool { return j.Retries > 0 }, "a failed run is not tried again"},
+	{"retry_delay", func(j *Job) bool { return j.RetryDelay > 0 }, "a failed run is not tried again"},
+	{"canary", func(j *Job) bool { return j.Canary > 0 }, "all batches are alike"},
+	{"max_failures", func(j *Job) bool { return j.MaxFailures != Size{} }, "failures do not stop the rest of a run"},
+	{"on_stop", func(j *Job) bool { return j.OnStop != "finish" }, "failures do not stop the rest of a run"},
+	{"on_overlap", func(j *Job) bool { return j.OnOverlap == "replace" || j.OnOverlap == "wait" }, "the overlapping run is skipped"},
+	{"on_lost", func(j *Job) bool { return j.OnLost != "wait" }, "the next run waits"},
+	{"splay", func(j *Job) bool { return j.Splay > 0 }, "all machines start at once"},
+	{"notify", func(j *Job) bool { return j.Notify != nil }, "nobody is told"},
+	{"use_wrapper", func(j *Job) bool { return !j.UseWrapper }, "the job runs with its wrapper"},
+	{"wrapper_path", func(j *Job) bool { return j.WrapperPath != "" }, "this program is the wrapper"},
+	{"transport", func(j *Job) bool { return j.Transport == "ssh" || j.Transport == "salt" }, "a run fails, and says so"},
+}
+
+func (r *jobReader) notYet(body *value) {
+	if r.bad {
+		return
+	}
+	for _, n := range jobNotYet {
+		if v := body.get(n.key); v != nil && n.active(&r.d.job) {
+			r.warn(v, n.key, "is not yet in effect: "+n.instead, "")
+		}
+	}
+}
+
+// settingNotYet are keys of saltpeter_config; for default_transport only its
+// value decides.
+var settingNotYet = map[string]string{
+	"elasticsearch":        "nothing is sent",
+	"elasticsearch_index":  "nothing is sent",
+	"opensearch":           "nothing is sent",
+	"opensearch_index":     "nothing is sent",
+	"default_wrapper_path": "this program is the wrapper",
+	"ssh":                  "machines are not reached by ssh",
+}
+
+var transportNotYet = map[string]string{
+	"ssh":  "a run over it fails, and says so",
+	"salt": "a run over it fails, and says so",
+}
+
+// machineNotYet are keys of a machine.
+var machineNotYet = map[string]string{
+	"ssh":    "a run on it fails, and says so",
+	"sudo":   "it is ignored",
+	"push":   "it is ignored",
+	"tunnel": "it is ignored",
+}
