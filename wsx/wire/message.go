@@ -8,7 +8,6 @@ package wire
 
 import (
 	"encoding/json"
-	"fmt"
 	"time"
 )
 
@@ -149,19 +148,6 @@ func Common(theirs []string) []string {
 // Encode renders a message as one JSON text frame.
 func (m *Message) Encode() ([]byte, error) { return json.Marshal(m) }
 
-// Decode reads one JSON text frame. Unknown fields are ignored: older and newer
-// peers may send them.
-func Decode(frame []byte) (*Message, error) {
-	var m Message
-	if err := json.Unmarshal(frame, &m); err != nil {
-		return nil, fmt.Errorf("cannot read frame: %w", err)
-	}
-	if m.Type == "" {
-		return nil, fmt.Errorf("cannot read frame: it has no type")
-	}
-	return &m, nil
-}
-
 // FormatTime renders an instant as every generation writes it: ISO 8601 with
 // microseconds and an offset.
 func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000-07:00") }
@@ -169,12 +155,21 @@ func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05
 // ParseTime reads a frame's timestamp. A missing or unreadable one means now,
 // which the caller passes in; it is never an error.
 func ParseTime(s string, now time.Time) time.Time {
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00"} {
+	for _, layout := range layouts {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t
 		}
 	}
 	return now
+}
+
+// layouts of ISO 8601 that are taken; without an offset it is UTC.
+var layouts = []string{
+	time.RFC3339Nano,
+	"2006-01-02T15:04:05.999999999Z0700",
+	"2006-01-02T15:04:05.999999999",
+	"2006-01-02 15:04:05.999999999Z07:00",
+	"2006-01-02 15:04:05.999999999",
 }
 
 // Ptr returns a pointer to a copy of v, for the optional fields of a Message.

@@ -3,7 +3,9 @@ package wire
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
+	"time"
 )
 
 // OrderVersion is the version of Order that this build writes and the highest
@@ -50,6 +52,21 @@ type Order struct {
 
 // Seconds is a duration on the wire. The zero value is zero seconds.
 type Seconds float64
+
+// Duration is s as Go counts time. What does not fit, or is no number, is the
+// nearest that is: a grace of 1e300 must not turn into none.
+func (s Seconds) Duration() time.Duration {
+	switch d := float64(s) * float64(time.Second); {
+	case d >= math.MaxInt64:
+		return math.MaxInt64
+	case d <= math.MinInt64:
+		return math.MinInt64
+	case d != d:
+		return 0
+	default:
+		return time.Duration(d)
+	}
+}
 
 // Defaults of an Order where job files and kills say nothing, in seconds.
 const (

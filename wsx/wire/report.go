@@ -130,6 +130,9 @@ func ExitCode(cause string, realCode, realSignal int) int {
 	if realSignal > 0 {
 		return 128 + realSignal
 	}
+	if realCode < 0 && realCode > -128 {
+		return 128 - realCode
+	}
 	return realCode
 }
 
