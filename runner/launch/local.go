@@ -231,7 +231,9 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (t *tail) String() string { return strings.TrimSpace(strings.ToValidUTF8(t.buf.String(), "\uFFFD")) }
+func (t *tail) String() string {
+	return strings.TrimSpace(strings.ToValidUTF8(t.buf.String(), "\uFFFD"))
+}
 
 // Script runs kill.sh under /bin/sh.
 func (l *local) Script(ctx context.Context, m Machine, r ScriptRequest) (ScriptResult, error) {

@@ -1,0 +1,156 @@
+package launch
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"saltpeter/wsx/wire"
+)
+
+// fakeWrapper does what a wrapper does as far as this room can see it: it takes
+// the order, starts the command as a child of a subreaper, prints who that is and
+// stays. order.Env["FAKE"] makes it misbehave.
+func fakeWrapper() {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	var order wire.Order
+	text, err := io.ReadAll(os.Stdin)
+	if err == nil {
+		err = json.Unmarshal(text, &order)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot read the order:", err)
+		os.Exit(2)
+	}
+	switch order.Env["FAKE"] {
+	case "refuse":
+		fmt.Fprintln(os.Stderr, "cannot start: no such user")
+		os.Exit(255)
+	case "silent-exit":
+		os.Exit(1)
+	case "crash":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case "zero":
+		fmt.Println("nothing to see")
+		os.Exit(0)
+	case "mute":
+		time.Sleep(time.Hour)
+	case "babble":
+		for {
+			if _, err := fmt.Println(strings.Repeat("x", 100)); err != nil {
+				time.Sleep(time.Hour)
+			}
+		}
+	case "complain":
+		fmt.Fprint(os.Stderr, strings.Repeat("woe ", 100_000))
+		os.Exit(3)
+	case "garbage":
+		fmt.Println(wire.FirstLine + "9.9\n{\"pid\": \"one\"}")
+		time.Sleep(time.Hour)
+	}
+	runFake(&order)
+}
+
+func runFake(order *wire.Order) {
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	brand := order.Env["BRAND"]
+	exe, _ := os.Executable()
+	cmd := exec.Command(exe, "branded", brand, order.Command)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SP_JOB_INSTANCE=" + order.Run, "SP_TASK=" + order.Task}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(255)
+	}
+	id := identityOf(cmd.Process.Pid)
+	id.Task, id.Brand = order.Task, brand
+	self, _ := lookAt(os.Getpid())
+	id.WrapperPID, id.WrapperStartTicks = self.pid, self.start
+	if order.SpoolDir != "" {
+		id.Spool, id.EndFile = order.SpoolDir, order.SpoolDir+"/end.json"
+	}
+	line, _ := json.Marshal(id)
+	fmt.Printf("a login says hello\n%s%s\n%s\n", wire.FirstLine, "1.2.3", line)
+	var status syscall.WaitStatus
+	for {
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		if err == syscall.ECHILD {
+			os.Exit(0)
+		}
+		if pid == id.PID && id.EndFile != "" {
+			end := wire.EndRecord{Job: order.Job, Run: order.Run, Task: order.Task, RetCode: status.ExitStatus(), Ended: wire.FormatTime(time.Now()), Identity: &id}
+			data, _ := json.Marshal(end)
+			_ = os.WriteFile(id.EndFile, data, 0o600)
+		}
+	}
+}
+
+// branded takes the brand and becomes the command's shell.
+func branded(brand, command string) {
+	if brand != "" {
+		n, err := strconv.ParseUint(brand, 10, 64)
+		if err == nil {
+			err = unix.Setrlimit(unix.RLIMIT_RSS, &unix.Rlimit{Cur: n, Max: n})
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "cannot take the brand:", err)
+			os.Exit(255)
+		}
+	}
+	_ = syscall.Exec("/bin/sh", []string{"sh", "-c", command}, os.Environ())
+	os.Exit(127)
+}
+
+// --- the oracle: another reader of /proc, that shares nothing with kill.sh ---
+
+type proc struct {
+	pid, ppid, session, threads int
+	state, brand, comm          string
+	start                       uint64
+}
+
+func (p proc) alive() bool { return !(strings.Contains("ZXx", p.state) && p.threads <= 1) }
+
+func lookAt(pid int) (proc, bool) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return proc{}, false
+	}
+	text := string(data)
+	at := strings.LastIndexByte(text, ')')
+	f := strings.Fields(text[at+1:])
+	num := func(i int) int { n, _ := strconv.Atoi(f[i-3]); return n }
+	start, _ := strconv.ParseUint(f[22-3], 10, 64)
+	return proc{pid: pid, ppid: num(4), session: num(6), threads: num(20), state: f[0], brand: f[25-3], start: start,
+		comm: text[strings.IndexByte(text, '(')+1 : at]}, true
+}
+
+func everybody() []proc {
+	var all []proc
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if p, ok := lookAt(pid); ok {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// identityOf is the identity of a running process, as a wrapper would write it.
+func identityOf(pid int) wire.Identity {
+	p, _ := lookAt(pid)
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	ns, _ := os.Readlink("/proc/self/ns/pid")
+	return wire.Identity{BootID: strings.TrimSpace(string(boot)), PID: pid, StartTicks: p.start, Session: p.session, PIDNamespace: ns, UID: os.Getuid()}
+}
