@@ -1,0 +1,60 @@
+package runner
+
+import (
+	"context"
+	"time"
+
+	"saltpeter/runner/ledger"
+)
+
+// adopt takes over every unfinished task of an earlier server (from
+// Ledger.Unfinished), at start, before run. Tasks that are still queued are only
+// made known: the firing half launches or skips them. spec makes the taskSpec of
+// a recorded task from its run's definition; it is kept for tasks that come back
+// later. A task whose spec cannot be made is still followed, on the road of its
+// recorded transport.
+//
+// Nothing is asked of the machines at once: wrappers come back by themselves, and
+// know more than any other road tells. Those that do not are asked for.
+func (ts *tasks) adopt(_ context.Context, unfinished []ledger.Task, spec func(ledger.Task) (taskSpec, error)) {
+	ts.mu.Lock()
+	ts.specOf = spec
+	ts.mu.Unlock()
+	now := time.Now()
+	for _, rec := range unfinished {
+		s, hasSpec := ts.makeSpec(rec)
+		ts.mu.Lock()
+		t := ts.all[rec.TaskID]
+		if t == nil {
+			t = ts.add(rec)
+		}
+		t.mu.Lock()
+		t.spec, t.hasSpec = s, hasSpec
+		t.mu.Unlock()
+		ts.mu.Unlock()
+		t.adopted(now)
+	}
+}
+
+// adopted sets going what an unfinished task needs.
+func (t *task) adopted(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rec.State == ledger.Queued {
+		return
+	}
+	if t.session == nil {
+		t.quiet = now
+		t.checkAt = now.Add(t.ts.pace.comeback)
+		t.checkWait = t.ts.pace.recheck
+	}
+	if rk := t.rec.Kill; rk.Standing() && (t.kill == nil || t.kill.settled) {
+		k := &killing{
+			id: rk.ID, by: rk.By, from: rk.From, cause: rk.Cause, asked: rk.Asked, signal: rk.Signal, grace: rk.Grace,
+			wait: t.ts.pace.retry, poke: make(chan struct{}, 1), notBefore: now.Add(t.ts.pace.comeback),
+			why: "the server was started again: it is carried on",
+		}
+		t.kill = k
+		t.ts.spawn(func() { t.carry(t.ts.life, k) })
+	}
+}

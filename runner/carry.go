@@ -1,0 +1,375 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"saltpeter/runner/launch"
+	"saltpeter/runner/ledger"
+	"saltpeter/wsx/wire"
+)
+
+// step is what a kill does next.
+type step int
+
+const (
+	stepWait   step = iota // for news, or until a time
+	stepDone               // it stands no more
+	stepSend               // over the connection
+	stepScript             // over the other road
+	stepReport             // all is gone, says the wrapper, and no end came: that settles it
+	stepEnded              // the task's end settles it
+)
+
+// carry brings a kill to its receipt, on whichever road is open, for as long as
+// it stands. It returns early when the server stops: the ledger remembers.
+func (t *task) carry(ctx context.Context, k *killing) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		do, wait, s := t.next(k, time.Now())
+		switch do {
+		case stepDone:
+			t.ts.forgetIdle(t)
+			return
+		case stepSend:
+			t.sendKill(s, k)
+			continue
+		case stepScript:
+			if !t.ts.spawn(func() { t.scriptKill(ctx, k) }) {
+				return
+			}
+			continue
+		case stepReport:
+			t.settleByReport(k)
+			continue
+		case stepEnded:
+			t.settleByEnd(k)
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.poke:
+		case <-timer.C:
+		}
+	}
+}
+
+// forever is a wait that only news ends.
+const forever = time.Hour
+
+// next decides what a kill does now: pure but for marking what it chose as begun.
+func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
+	g, hard := t.patience(k.graceNow(t))
+	p := &t.ts.pace
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.session
+	if s != nil && s.features.Load() == nil {
+		s = nil // it has not said yet who it is
+	}
+	switch ended := over(t.rec.State); {
+	case k.settled:
+		return stepDone, 0, nil
+	case k.verify:
+		return t.script(k, now)
+	case ended && t.rec.Leftover == 0:
+		return stepEnded, 0, nil
+	case k.report != nil && k.report.Outcome != wire.OutcomeAlive && k.report.Outcome != "":
+		if left := k.reportAt.Add(p.complete).Sub(now); left > 0 {
+			return stepWait, left, nil
+		}
+		return stepReport, 0, nil
+	case t.starting:
+		return stepWait, forever, nil // the start returns soon, with an identity or without
+	case s != nil && (k.sentOn != s || k.resend):
+		k.sentOn, k.sentAt, k.heardAt, k.report, k.resend = s, now, time.Time{}, nil, false
+		return stepSend, 0, s
+	case s == nil && k.resend:
+		k.resend, k.nextTry = false, time.Time{}
+		if k.scripting < 2 {
+			k.scripting++
+			return stepScript, 0, nil // it shortens the one that is running
+		}
+	}
+	var until time.Time
+	switch {
+	case s == nil && now.Before(k.notBefore):
+		until = k.notBefore
+	case s == nil && t.contact.IsZero() && t.rec.Started.IsZero() && now.Before(t.quiet.Add(p.connect)):
+		until = t.quiet.Add(p.connect) // it was launched a moment ago
+	case s != nil && k.report != nil && k.report.Outcome == wire.OutcomeAlive:
+		return stepWait, forever, nil // its wrapper goes on, and corrects that
+	case s != nil && k.heardAt.IsZero() && now.Before(k.sentAt.Add(p.answer)):
+		until = k.sentAt.Add(p.answer)
+	case s != nil && !k.heardAt.IsZero() && now.Before(k.heardAt.Add(g+hard+p.answer)):
+		until = k.heardAt.Add(g + hard + p.answer)
+	default:
+		return t.script(k, now)
+	}
+	return stepWait, until.Sub(now), nil
+}
+
+// script chooses the other road if it is not being tried already and its time has
+// come. The lock is held.
+func (t *task) script(k *killing, now time.Time) (step, time.Duration, *session) {
+	switch {
+	case k.scripting > 0:
+		return stepWait, forever, nil
+	case now.Before(k.nextTry):
+		return stepWait, k.nextTry.Sub(now), nil
+	}
+	k.scripting++
+	return stepScript, 0, nil
+}
+
+func (k *killing) graceNow(t *task) *float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return k.grace
+}
+
+// sendKill says it over the connection. What came of that shows in what comes
+// back, or does not.
+func (t *task) sendKill(s *session, k *killing) {
+	t.mu.Lock()
+	m := wire.Message{Type: wire.TypeKill, ID: k.id, Signal: k.signal, Grace: k.grace}
+	t.mu.Unlock()
+	if err := s.order(m); err != nil {
+		t.mu.Lock()
+		k.sentAt = time.Time{} // not said: do not wait for an answer
+		t.mu.Unlock()
+		return
+	}
+	t.log().Info(fmt.Sprintf("WebSocket: Sent kill signal to %s:%s", t.id.Run, t.id.Machine))
+}
+
+// settleByReport takes the wrapper's word that all is gone. serial is not held.
+func (t *task) settleByReport(k *killing) {
+	t.lock()
+	defer t.unlock()
+	t.mu.Lock()
+	report, via, ended := k.report, k.reportVia, over(t.rec.State)
+	settled := k.settled
+	t.mu.Unlock()
+	if settled || report == nil {
+		return
+	}
+	r := t.receipt(k, wire.OutcomeGone, pick(via, roadWebSocket))
+	reported(&r, report)
+	var with []ledger.Event
+	if ended {
+		with = append(with, ledger.LeftoverNow{Task: t.id, Count: 0})
+	} else {
+		r.ExitCode = wire.Ptr(wire.ExitCode(k.cause, 0, 0))
+	}
+	t.settle(k, r, true, with...)
+}
+
+// settleByEnd takes the end that was recorded by somebody else as the answer.
+func (t *task) settleByEnd(k *killing) {
+	t.lock()
+	defer t.unlock()
+	rec := t.record()
+	t.mu.Lock()
+	settled, report := k.settled, k.report
+	t.mu.Unlock()
+	if settled {
+		return
+	}
+	r := t.receipt(k, wire.OutcomeGone, roadWebSocket)
+	if report != nil {
+		reported(&r, report)
+	}
+	if rec.End != nil {
+		r.Phase, r.Proof = pick(r.Phase, rec.End.Phase), pick(r.Proof, rec.End.Proof)
+	}
+	if rec.Started.IsZero() && rec.Identity == nil {
+		r.Outcome, r.Via = wire.OutcomeNeverStarted, ""
+	}
+	t.settle(k, r, true)
+}
+
+// scriptKill runs kill.sh with what is known of the task's processes.
+func (t *task) scriptKill(ctx context.Context, k *killing) {
+	res, err := t.runKillScript(ctx, k)
+	t.lock()
+	defer t.unlock()
+	t.mu.Lock()
+	k.scripting--
+	settled := k.settled
+	t.mu.Unlock()
+	t.after(k.look)
+	if ctx.Err() != nil && err != nil || settled {
+		return
+	}
+	transport, m := t.road()
+	if err != nil {
+		t.scriptFailed(k, m, err, transport == nil)
+		return
+	}
+	t.mu.Lock()
+	t.roadless = time.Time{}
+	t.mu.Unlock()
+	r := t.receipt(k, res.Outcome, m.Transport)
+	r.Phase, r.Proof, r.Reason, r.ProcessesBefore = res.Phase, res.Proof, res.Reason, res.Before
+	r.Left, r.Alive = leftProcesses(res.Left), res.Alive
+	switch res.Outcome {
+	case wire.OutcomeGone, wire.OutcomeNotRunning:
+		t.scriptGone(k, r, res)
+	case wire.OutcomeAlive:
+		t.delay(k, t.ts.pace.recheck)
+		t.settle(k, r, false)
+	default:
+		r.Outcome = wire.OutcomeUnknown
+		r.Error = pick(r.Error, pick(res.Reason, "the machine could not tell"))
+		t.delay(k, t.ts.pace.recheck)
+		t.settle(k, r, false)
+	}
+}
+
+// delay puts the next try off, longer each time. serial is held.
+func (t *task) delay(k *killing, first time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k.wait = max(k.wait, first)
+	k.nextTry = time.Now().Add(k.wait)
+	k.wait = min(2*k.wait, t.ts.pace.slowest)
+}
+
+func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResult, error) {
+	transport, m := t.road()
+	if transport == nil {
+		return launch.ScriptResult{}, fmt.Errorf("cannot reach machines by %q: %w", m.Transport, launch.ErrNoTransport)
+	}
+	if !t.ts.scripts.take(ctx) {
+		return launch.ScriptResult{}, ctx.Err()
+	}
+	defer t.ts.scripts.give()
+	g, hard := t.patience(k.graceNow(t))
+	rec := t.record()
+	t.mu.Lock()
+	signal := k.signal
+	if signal == "" && t.hasSpec {
+		signal = t.spec.Order.KillSignal
+	}
+	t.mu.Unlock()
+	limit, cancel := context.WithTimeout(ctx, g+hard+t.ts.pace.ask)
+	defer cancel()
+	return transport.Script(limit, m, launch.ScriptRequest{
+		Op: launch.OpKill, Run: t.id.Run, Task: rec.Cookie, Identity: scriptIdentity(&rec),
+		Signal: signal, Grace: g, Hard: hard,
+	})
+}
+
+// scriptIdentity is the identity by which another road may look for a task. That
+// of an older wrapper is a bare PID, by which nothing is ever signalled: there the
+// run's name in the environment decides.
+func scriptIdentity(rec *ledger.Task) *wire.Identity {
+	if rec.Identity == nil || rec.Identity.BootID == "" {
+		return nil
+	}
+	return rec.Identity
+}
+
+// scriptFailed takes the news that no answer came. serial is held.
+func (t *task) scriptFailed(k *killing, m launch.Machine, err error, noRoad bool) {
+	t.mu.Lock()
+	if t.roadless.IsZero() {
+		t.roadless = time.Now()
+	}
+	verify := k.verify
+	t.mu.Unlock()
+	if verify {
+		// The wrapper said that it is over, and there is no road to look for
+		// oneself: its word is all there is.
+		t.mu.Lock()
+		k.verify = false
+		t.mu.Unlock()
+		r := t.receipt(k, wire.OutcomeGone, roadWebSocket)
+		r.Proof = wire.ProofWrapper
+		t.settle(k, r, true)
+		return
+	}
+	outcome := wire.OutcomeUnknown
+	if errors.Is(err, launch.ErrUnreachable) || noRoad || errors.Is(err, launch.ErrNoTransport) {
+		outcome = wire.OutcomeUnreachable
+	}
+	r := t.receipt(k, outcome, m.Transport)
+	r.Error = err.Error()
+	t.delay(k, t.ts.pace.retry)
+	t.settle(k, r, false)
+}
+
+// scriptGone takes the news that nothing of the task is left. serial is held.
+func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
+	r.Outcome = wire.OutcomeGone
+	rec := t.record()
+	t.mu.Lock()
+	k.verify = false
+	linked := t.session != nil && time.Since(t.contact) < t.ts.pace.answer
+	cause := k.cause
+	t.mu.Unlock()
+	switch {
+	case over(rec.State):
+		var with []ledger.Event
+		if rec.Leftover > 0 {
+			with = append(with, ledger.LeftoverNow{Task: t.id, Count: 0})
+		}
+		t.settle(k, r, true, with...)
+		return
+	case linked && k.report == nil:
+		// Its wrapper is there: it knows the true code, and says so in a moment.
+		t.mu.Lock()
+		k.report = &wire.Report{Op: "kill", OK: true, Outcome: wire.OutcomeGone, Phase: res.Phase, Proof: res.Proof, ProcessesBefore: res.Before}
+		k.reportAt, k.reportVia = time.Now(), r.Via
+		t.mu.Unlock()
+		return
+	}
+	t.endByScript(k, r, res, &rec, cause)
+}
+
+// endByScript records the end of a task whose wrapper does not tell it. serial is
+// held.
+func (t *task) endByScript(k *killing, r Receipt, res launch.ScriptResult, rec *ledger.Task, cause string) {
+	e := ledger.Ended{Task: t.id, At: time.Now(), State: ledger.Killed, End: wire.End{Cause: cause, Phase: res.Phase, Proof: res.Proof}}
+	if cause == wire.CauseTimeout {
+		e.State = ledger.TimedOut
+	}
+	e.ExitCode = wire.ExitCode(cause, 0, 0)
+	var events []ledger.Event
+	if rec.Started.IsZero() && rec.Identity == nil && res.Before == 0 {
+		e.Reason, e.End.Cause = ledger.ReasonNever, wire.CauseNever
+		r.Outcome = wire.OutcomeNeverStarted
+		events = []ledger.Event{e}
+	} else {
+		if res.End != nil {
+			t.fromRecord(&e, res.End)
+		}
+		events = []ledger.Event{e, t.noteEvent(t.closingLine(cause))}
+	}
+	r.ExitCode, r.RealCode, r.RealSignal = wire.Ptr(wire.ExitCode(cause, 0, 0)), e.End.RealCode, e.End.RealSignal
+	t.settle(k, r, true, events...)
+	t.askLater(time.Now().Add(t.ts.pace.comeback)) // its output may still lie there
+}
+
+// closingLine is what the wrapper would have written at the end of the output.
+func (t *task) closingLine(cause string) string {
+	if cause == wire.CauseTimeout {
+		return wire.TimeoutLine(t.plan().Order.Timeout)
+	}
+	return wire.KilledLine
+}
+
+// fromRecord completes an end with the record that the wrapper left.
+func (t *task) fromRecord(e *ledger.Ended, r *wire.EndRecord) {
+	e.At = wire.ParseTime(r.Ended, e.At)
+	if r.End.RealCode != nil || r.End.RealSignal != 0 {
+		e.End.RealCode, e.End.RealSignal, e.End.CoreDumped = r.End.RealCode, r.End.RealSignal, r.End.CoreDumped
+	}
+	e.End.ElapsedMS, e.End.Length = r.End.ElapsedMS, r.End.Length
+}

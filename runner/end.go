@@ -1,0 +1,293 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"saltpeter/runner/ledger"
+	"saltpeter/wsx/wire"
+)
+
+// held is a complete message that waits for the rest of its output.
+type held struct {
+	message *wire.Message
+	at      time.Time // when it came first
+}
+
+// heldSeq is how long the end of an older wrapper waits for output that was asked
+// for again. Those give up reporting after a minute: then the end would be lost
+// for the sake of its output.
+const heldSeq = 20 * time.Second
+
+// complete takes the end of a task. It is acknowledged when it is durable, with
+// all of its output.
+func (s *session) complete(m *wire.Message) error {
+	s.t.lock()
+	defer s.t.unlock()
+	return s.t.finish(s, m)
+}
+
+// holds reports whether a complete waits for its output.
+func (t *task) holds() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.held != nil
+}
+
+// released goes on with a complete whose output may be there now.
+func (t *task) released(s *session) error {
+	t.lock()
+	defer t.unlock()
+	t.mu.Lock()
+	h := t.held
+	t.mu.Unlock()
+	if h == nil {
+		return nil
+	}
+	return t.finish(s, h.message)
+}
+
+// finish records the end that a wrapper reports. serial is held.
+func (t *task) finish(s *session, m *wire.Message) error {
+	ready, err := t.outputReady(s, m)
+	if err != nil || !ready {
+		return err
+	}
+	if err := t.saveOutput(); err != nil {
+		t.log().Error("cannot keep the output", "err", err)
+		return err
+	}
+	e := t.verdict(m, s.at(m))
+	if over(t.record().State) {
+		err = t.amend(e)
+	} else {
+		err = t.end(s, e)
+	}
+	if err != nil {
+		t.log().Error("cannot record the end", "err", err)
+		return err
+	}
+	t.unhold()
+	t.ts.expire(s.hash, t.id, time.Now())
+	t.after(func() {
+		s.acks.flush()
+		s.send(wire.Message{Type: wire.TypeAck, AckType: wire.TypeComplete, Seq: m.Seq})
+	})
+	return nil
+}
+
+func (t *task) unhold() {
+	t.mu.Lock()
+	t.held = nil
+	t.mu.Unlock()
+	t.wants.Store(noWant)
+}
+
+// end records the one end of the task, and with it the receipt of the kill that
+// it settles. serial is held.
+func (t *task) end(s *session, e ledger.Ended) error {
+	events := []ledger.Event{e}
+	if e.End.Leftover > 0 {
+		events = append(events, ledger.LeftoverNow{Task: t.id, Count: e.End.Leftover})
+	}
+	k := t.killing()
+	settles := k != nil && e.End.Leftover == 0
+	if settles && s != nil && !s.has(wire.FeatureReport) {
+		// An older wrapper knows only what it has signalled: look for the rest.
+		t.mu.Lock()
+		k.verify = true
+		t.mu.Unlock()
+		settles = false
+	}
+	if !settles {
+		if err := t.apply(events...); err != nil {
+			return err
+		}
+		t.logCompleted()
+		return nil
+	}
+	r := t.endReceipt(k, e)
+	events = append(events, t.settled(k, r, true)...)
+	if err := t.apply(events...); err != nil {
+		return err
+	}
+	t.logCompleted()
+	t.answered(k, r, true)
+	return nil
+}
+
+// logCompleted says in the server's log what the existing program says there.
+func (t *task) logCompleted() {
+	rec := t.record()
+	t.log().Info(fmt.Sprintf("WebSocket: Job completed - %s:%s (exit code: %d)", t.id.Run, t.id.Machine, code(&rec)))
+}
+
+// amend fills in what an end that came by another road lacks. serial is held.
+func (t *task) amend(e ledger.Ended) error {
+	rec := t.record()
+	known := rec.End != nil && (rec.End.RealCode != nil || rec.End.RealSignal != 0)
+	if rec.Amended || known && rec.State != ledger.Unknown {
+		return nil // it is said again
+	}
+	var exit *int
+	if rec.State == ledger.Unknown {
+		exit = &e.ExitCode
+	}
+	events := []ledger.Event{ledger.Amended{Task: t.id, ExitCode: exit, End: e.End}}
+	if e.End.Leftover != rec.Leftover {
+		events = append(events, ledger.LeftoverNow{Task: t.id, Count: e.End.Leftover})
+	}
+	err := t.apply(events...)
+	if errors.Is(err, ledger.ErrUnlawful) {
+		return nil
+	}
+	if err == nil {
+		t.log().Info("its wrapper came back and told how it ended", "exit_code", e.ExitCode)
+	}
+	return err
+}
+
+// outputReady reports whether all output that belongs to an end is stored. If
+// not, the end is held, and the output asked for.
+func (t *task) outputReady(s *session, m *wire.Message) (bool, error) {
+	if m.End != nil && m.End.Length != nil {
+		length, err := t.openOutput()
+		if err != nil || length >= *m.End.Length {
+			return err == nil, err
+		}
+		t.hold(m, *m.End.Length)
+		t.after(func() { s.again(length, time.Now()) })
+		return false, nil
+	}
+	if m.Seq == nil {
+		return true, t.wholeText(m, s)
+	}
+	last := int64(-1)
+	if _, err := t.store(func(o *ledger.Output) error { last = o.LastSeq(); return nil }); err != nil {
+		return false, err
+	}
+	if *m.Seq <= last+1 {
+		return true, nil
+	}
+	if h := t.hold(m, noWant); time.Since(h.at) > heldSeq {
+		t.note("\n[some output was not received]\n")
+		return true, nil
+	}
+	expected, received := last+1, *m.Seq
+	t.after(func() {
+		s.send(wire.Message{Type: wire.TypeNack, NackType: wire.NackOutOfOrder, ExpectedSeq: &expected, ReceivedSeq: &received})
+	})
+	return false, nil
+}
+
+// hold keeps an end until its output is there.
+func (t *task) hold(m *wire.Message, length int64) *held {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil {
+		t.held = &held{at: time.Now()}
+	}
+	t.held.message = m
+	t.wants.Store(length)
+	return t.held
+}
+
+// wholeText stores the text that the oldest wrappers send with their end, unless
+// it came as output before: that would be twice.
+func (t *task) wholeText(m *wire.Message, s *session) error {
+	t.mu.Lock()
+	seen := t.textSeen
+	t.mu.Unlock()
+	if m.Output == "" || seen || over(t.record().State) {
+		return nil
+	}
+	_, err := t.store(func(o *ledger.Output) error {
+		if o.Length() > 0 {
+			return nil
+		}
+		return o.AppendText(s.at(m), wire.Stdout, []byte(m.Output))
+	})
+	return err
+}
+
+// verdict makes an end of a complete message.
+func (t *task) verdict(m *wire.Message, at time.Time) ledger.Ended {
+	e := ledger.Ended{Task: t.id, At: at, Reason: m.Error}
+	if m.End != nil && m.End.Cause != "" {
+		e.End = *m.End
+		if e.End.RealCode == nil && e.End.RealSignal == 0 && m.RetCode != nil && (e.End.Cause == wire.CauseExit || e.End.Cause == wire.CauseSignal) {
+			e.End.RealCode = m.RetCode
+		}
+	} else {
+		e.End = t.olderEnd(m)
+	}
+	judge(&e)
+	return e
+}
+
+// olderEnd reads the end of a wrapper that says only a code.
+func (t *task) olderEnd(m *wire.Message) wire.End {
+	var end wire.End
+	if m.End != nil {
+		end = *m.End
+	}
+	end.Cause = wire.CauseExit
+	if m.RetCode == nil {
+		return end
+	}
+	if *m.RetCode < 0 {
+		end.RealSignal = -*m.RetCode
+	} else {
+		end.RealCode = m.RetCode
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.kill != nil && !t.kill.settled:
+		end.Cause = t.kill.cause
+	case t.hasSpec && t.spec.Order.Timeout > 0 && strings.HasPrefix(t.closing, timeoutLineStart):
+		end.Cause = wire.CauseTimeout
+	}
+	return end
+}
+
+const timeoutLineStart = "\n[Job exceeded timeout of "
+
+// judge derives state and exit code from an end's cause.
+func judge(e *ledger.Ended) {
+	real := 0
+	if e.End.RealCode != nil {
+		real = *e.End.RealCode
+	}
+	e.ExitCode = wire.ExitCode(e.End.Cause, real, e.End.RealSignal)
+	switch e.End.Cause {
+	case wire.CauseKill:
+		e.State = ledger.Killed
+	case wire.CauseNever:
+		e.State, e.Reason = ledger.Killed, pick(e.Reason, ledger.ReasonNever)
+	case wire.CauseTerminated:
+		e.State, e.Reason = ledger.Killed, pick(e.Reason, "its wrapper was told to end")
+	case wire.CauseTimeout:
+		e.State = ledger.TimedOut
+	case wire.CauseLaunch:
+		e.State = ledger.LaunchFailed
+	case wire.CauseLost:
+		e.State, e.Reason = ledger.Unknown, pick(e.Reason, reasonLost)
+	default:
+		e.State = ledger.Succeeded
+		if e.ExitCode != 0 {
+			e.State = ledger.Failed
+		}
+		if e.End.RealCode == nil && e.End.RealSignal == 0 {
+			e.State, e.ExitCode, e.Reason = ledger.Unknown, wire.ExitLost, pick(e.Reason, "its wrapper told no exit code")
+		}
+	}
+}
+
+// Reasons that ends are recorded with.
+const (
+	reasonLost     = "ended, exit code unknown (wrapper lost)"
+	reasonRebooted = "ended, exit code unknown (the machine was restarted)"
+)

@@ -1,0 +1,253 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"saltpeter/runner/launch"
+	"saltpeter/runner/ledger"
+	"saltpeter/wsx/wire"
+)
+
+// lane is where the tasks of one transport wait for their launch: so many are
+// started at a time, in the order in which they came. It has goroutines only
+// while somebody waits. Its fields belong to tasks.mu.
+type lane struct {
+	waiting []*task
+	busy    int
+}
+
+// launchesAtOnce is how many starts of one transport are under way together.
+func launchesAtOnce(transport string) int {
+	if transport == "local" {
+		return max(4, 4*runtime.NumCPU())
+	}
+	return 32
+}
+
+// enqueue gives a task its place in the lane of its transport.
+func (ts *tasks) enqueue(t *task) {
+	_, machine := t.road()
+	name := machine.Transport
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t.mu.Lock()
+	t.enqueued = true
+	t.mu.Unlock()
+	if ts.closed {
+		return // it stays queued: the next server finds it so
+	}
+	l := ts.lanes[name]
+	if l == nil {
+		l = &lane{}
+		ts.lanes[name] = l
+	}
+	l.waiting = append(l.waiting, t)
+	if l.busy < launchesAtOnce(name) {
+		l.busy++
+		ts.wg.Go(func() { ts.work(l) })
+	}
+}
+
+// work launches what waits in a lane until nothing does.
+func (ts *tasks) work(l *lane) {
+	for {
+		ts.mu.Lock()
+		if len(l.waiting) == 0 || ts.closed {
+			l.busy--
+			ts.mu.Unlock()
+			return
+		}
+		t := l.waiting[0]
+		l.waiting[0] = nil
+		l.waiting = l.waiting[1:]
+		ts.mu.Unlock()
+		t.launch(ts.life)
+	}
+}
+
+// launch starts the task: recorded first, then done.
+func (t *task) launch(ctx context.Context) {
+	order, ok := t.prepare(ctx)
+	if !ok {
+		return
+	}
+	transport, machine := t.road()
+	if transport == nil {
+		t.started(launch.StartResult{
+			Certainty: launch.CertainlyNot,
+			Err:       fmt.Errorf("cannot reach machines by %q: %w", machine.Transport, launch.ErrNoTransport),
+		})
+		return
+	}
+	startCtx, cancel := lingering(ctx, t.ts.pace.start)
+	defer cancel()
+	t.started(transport.Start(startCtx, machine, order))
+}
+
+// lingering is a context for what should not be cut at once when the server
+// stops, since half a start is one that nobody knows the outcome of.
+func lingering(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	free, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(3*time.Second, cancel)
+		context.AfterFunc(free, func() { timer.Stop() })
+	})
+	return free, func() { stop(); cancel() }
+}
+
+// prepare records the launch and completes the order; false if there is nothing
+// to launch any more. A launch that cannot be recorded is not done: it is tried
+// again until it can be, or the task is ended, or the server.
+func (t *task) prepare(ctx context.Context) ([]byte, bool) {
+	wait := t.ts.pace.retry
+	for {
+		order, err := t.recordLaunch(ctx)
+		switch {
+		case err == nil:
+			return order, order != nil
+		case errors.Is(err, ledger.ErrClosed), errors.Is(err, ledger.ErrNoTask), errors.Is(err, ledger.ErrUnlawful):
+			t.log().Error("cannot launch", "err", err)
+			return nil, false
+		}
+		t.log().Error("cannot record the launch, so it waits", "err", err)
+		if !pause(ctx, wait) {
+			return nil, false
+		}
+		wait = min(2*wait, t.ts.pace.slowest)
+	}
+}
+
+// recordLaunch is one try of prepare; nil without an error: nothing to launch.
+func (t *task) recordLaunch(ctx context.Context) ([]byte, error) {
+	t.lock()
+	defer t.unlock()
+	rec, spec := t.record(), t.plan()
+	t.mu.Lock()
+	doomed := t.doomed
+	t.mu.Unlock()
+	if doomed {
+		return nil, nil
+	}
+	token, hash := newToken()
+	cookie := rec.Cookie
+	var event ledger.Event
+	switch {
+	case rec.State == ledger.Queued:
+		cookie = newCookie()
+		event = ledger.Launched{Task: t.id, At: time.Now(), Transport: spec.Machine.Transport, Cookie: cookie, TokenHash: hash}
+	case rec.State == ledger.Launching && rec.Identity == nil && ctx.Err() == nil:
+		event = ledger.TokenAdded{Hash: hash, Task: t.id} // a new server starts what the old one did not
+	default:
+		return nil, nil
+	}
+	if ctx.Err() != nil {
+		return nil, nil
+	}
+	order := t.order(spec, token, cookie)
+	if err := order.Check(); err != nil {
+		return nil, t.fail(ledger.LaunchFailed, err.Error())
+	}
+	data, err := order.Encode()
+	if err != nil {
+		return nil, t.fail(ledger.LaunchFailed, err.Error())
+	}
+	if err := t.apply(event); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	t.starting = true
+	t.quiet = time.Now()
+	t.checkAt = time.Time{}
+	t.mu.Unlock()
+	return data, nil
+}
+
+// order completes the task's order with a token and the cookie.
+func (t *task) order(spec taskSpec, token, cookie string) wire.Order {
+	o := spec.Order
+	o.Version = wire.OrderVersion
+	o.Server = t.ts.o.Ledger.ServerID()
+	o.URL = t.ts.o.MachinesURL(spec.Machine.Transport) + "/task/" + token
+	if isTLS(o.URL) {
+		o.Pin = t.ts.o.Pin
+	}
+	o.Task = cookie
+	o.Run, o.Machine, o.Job = t.id.Run, t.id.Machine, t.job()
+	return o
+}
+
+// started takes what a start came to.
+func (t *task) started(res launch.StartResult) {
+	t.lock()
+	defer t.unlock()
+	now := time.Now()
+	t.mu.Lock()
+	t.starting = false
+	t.quiet = now
+	rec, linked, k := t.rec, t.session != nil, t.kill
+	t.mu.Unlock()
+	if k != nil {
+		t.after(k.look)
+	}
+	switch res.Certainty {
+	case launch.Started:
+		t.identified(res, &rec)
+		if !linked {
+			t.askLater(now.Add(t.ts.pace.silence))
+		}
+	case launch.CertainlyNot:
+		if linked || !rec.Started.IsZero() || over(rec.State) {
+			t.log().Warn("the start failed, yet the wrapper has connected", "err", res.Err)
+			return
+		}
+		t.failedStart(res.Err)
+	default:
+		t.log().Warn("it is not known whether it started", "err", res.Err)
+		if !linked {
+			t.mu.Lock()
+			t.unsure = 1
+			t.mu.Unlock()
+			t.askLater(now.Add(t.ts.pace.recheck))
+		}
+	}
+}
+
+// identified records the identity that a start returned. serial is held.
+func (t *task) identified(res launch.StartResult, rec *ledger.Task) {
+	if res.Identity == nil {
+		return
+	}
+	features := rec.Features
+	err := t.apply(ledger.Identified{Task: t.id, Identity: *res.Identity, Version: res.Version, Features: features})
+	if err != nil {
+		t.log().Error("cannot record who the task's processes are", "err", err)
+	}
+}
+
+// failedStart ends a task that certainly did not start. serial is held.
+func (t *task) failedStart(err error) {
+	why := "it could not be started"
+	if err != nil {
+		why = err.Error()
+	}
+	state := ledger.LaunchFailed
+	if errors.Is(err, launch.ErrUnreachable) {
+		state = ledger.Unreachable
+	}
+	if err := t.fail(state, why); err != nil {
+		t.log().Error("cannot record that the launch failed", "err", err)
+		t.askLater(time.Now().Add(t.ts.pace.recheck)) // it is found again there
+	}
+}
+
+// fail ends the task with 255, its reason in the output. serial is held.
+func (t *task) fail(state ledger.State, why string) error {
+	return t.apply(
+		ledger.Ended{Task: t.id, At: time.Now(), State: state, ExitCode: wire.ExitUnreachable, Reason: why, End: wire.End{Cause: wire.CauseLaunch}},
+		t.noteEvent(why+"\n"),
+	)
+}
