@@ -169,9 +169,17 @@ var (
 	ErrNoRun    = errors.New("no such run")
 	ErrNoTask   = errors.New("no such task")
 	ErrExists   = errors.New("a run of this name exists")
-	ErrDueTaken = fmt.Errorf("this due time has its record already: %w", ErrExists)
 	ErrUnlawful = errors.New("not a lawful change of state") // see next
 	ErrGap      = errors.New("output does not follow what is stored")
 	ErrNoToken  = errors.New("unknown token")
 	ErrClosed   = errors.New("the ledger is closed")
+
+	// ErrDueTaken is an ErrExists of another kind: not the name is taken, the
+	// due time of the job has its one record already. Another name will not help.
+	ErrDueTaken = fmt.Errorf("this due time has its record (%w)", ErrExists)
+	// ErrFull: nothing was written and nothing is damaged; it goes on when there
+	// is room again.
+	ErrFull = errors.New("the disk of the state directory is full")
+	// ErrReadOnly: the book was opened with OpenReadOnly.
+	ErrReadOnly = errors.New("the ledger is open for reading only")
 )

@@ -1,0 +1,443 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A row of open-ended bytes is written when the one before is this old or this
+// far away: rows are for --since and --timestamps, which need no more.
+const (
+	rowEvery = 100 * time.Millisecond
+	rowBytes = 1 << 20
+)
+
+// outputBase is the path of a task's files without .out and .idx. They are named
+// by number: job and machine may be called anything. No directory ever holds more
+// than a thousand tasks.
+func outputBase(dir string, num int64) string {
+	return filepath.Join(dir, "output", strconv.FormatInt(num/1_000_000, 10), strconv.FormatInt(num/1000%1000, 10), strconv.FormatInt(num, 10))
+}
+
+// Output is the writing end of one task's output. It is safe for concurrent use,
+// and a second one for the same task is the same: a new connection may come
+// before the old one has let go.
+type Output struct {
+	file *outputFile
+	once sync.Once
+}
+
+// outputFile is what the Outputs of one task share.
+type outputFile struct {
+	l    *Ledger
+	id   TaskID
+	num  int64
+	refs int // under l.outputLock
+
+	length atomic.Int64 // read without the lock
+	seq    atomic.Int64
+
+	mu       sync.Mutex
+	opened   bool // looked for on the disk
+	data     *os.File
+	idx      *os.File
+	rows     int64      // where the next row goes
+	last     sidecarRow // the last row that is not a mark; kind 0: none
+	tail     bool       // data may hold bytes behind length that do not count
+	dirty    bool       // written since the last Sync
+	dirNamed bool       // the names are durable
+	fault    error      // a file that cannot be trusted any more
+}
+
+// Output opens (creating) a task's output for appending. The files are made by
+// the first byte. ErrNoTask.
+func (l *Ledger) Output(id TaskID) (*Output, error) {
+	if l.write == nil {
+		return nil, ErrReadOnly
+	}
+	num, err := l.taskKey(context.Background(), id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open output: %w", err)
+	}
+	l.outputLock.Lock()
+	f := l.outputs[num]
+	if f == nil {
+		f = &outputFile{l: l, id: id, num: num}
+		f.seq.Store(-1)
+		l.outputs[num] = f
+	}
+	f.refs++
+	l.outputLock.Unlock()
+
+	o := &Output{file: f}
+	f.mu.Lock()
+	err = f.look()
+	f.mu.Unlock()
+	if err != nil {
+		_ = o.Close()
+		return nil, fmt.Errorf("cannot open output of %s on %s: %w", id.Run, id.Machine, explain(l.dir, err))
+	}
+	return o, nil
+}
+
+// look opens files that exist and cuts off what a crash has left behind the last
+// consistent row.
+func (f *outputFile) look() error {
+	if f.opened {
+		return nil
+	}
+	base := outputBase(f.l.dir, f.num)
+	idx, err := os.OpenFile(base+".idx", os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f.opened = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	data, err := os.OpenFile(base+".out", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return errors.Join(err, idx.Close())
+	}
+	if err := f.recover(data, idx); err != nil {
+		return errors.Join(err, data.Close(), idx.Close())
+	}
+	f.data, f.idx, f.opened, f.dirty = data, idx, true, true
+	return nil
+}
+
+func (f *outputFile) recover(data, idx *os.File) error {
+	head, err := headLength(idx)
+	if err != nil {
+		return fmt.Errorf("cannot read %s: %w", idx.Name(), err)
+	}
+	if head == 0 { // it was not even begun: nothing was acknowledged
+		if head, err = f.writeHead(idx); err != nil {
+			return err
+		}
+	}
+	idxSize, err := fileSize(idx)
+	if err != nil {
+		return err
+	}
+	x, err := measure(idx, head, idxSize, func() (int64, error) { return fileSize(data) })
+	if err != nil {
+		return err
+	}
+	if err := idx.Truncate(x.rows); err != nil {
+		return err
+	}
+	if err := data.Truncate(x.length); err != nil {
+		return err
+	}
+	f.rows, f.last = x.rows, x.last
+	f.length.Store(x.length)
+	f.seq.Store(x.seq)
+	return nil
+}
+
+func fileSize(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+func (f *outputFile) writeHead(idx *os.File) (int64, error) {
+	head, err := sidecarHead(f.id)
+	if err != nil {
+		return 0, err
+	}
+	if err := idx.Truncate(0); err != nil {
+		return 0, err
+	}
+	_, err = idx.WriteAt(head, 0)
+	return int64(len(head)), err
+}
+
+// ready makes the files where they are missing.
+func (f *outputFile) ready() error {
+	if f.fault != nil {
+		return f.fault
+	}
+	if f.data != nil {
+		return nil
+	}
+	base := outputBase(f.l.dir, f.num)
+	var err error
+	for range 3 { // Prune may take an empty directory away under our hands
+		if err = f.create(base); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return err
+}
+
+func (f *outputFile) create(base string) error {
+	if err := makeDirs(f.l.dir, filepath.Dir(base)); err != nil {
+		return err
+	}
+	data, err := os.OpenFile(base+".out", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	idx, err := os.OpenFile(base+".idx", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return errors.Join(err, data.Close())
+	}
+	head, err := f.writeHead(idx)
+	if err == nil {
+		err = data.Truncate(0)
+	}
+	if err != nil {
+		return errors.Join(err, data.Close(), idx.Close())
+	}
+	f.data, f.idx, f.rows = data, idx, head
+	return nil
+}
+
+// makeDirs makes the directories of an output and their names durable.
+func makeDirs(root, dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case errors.Is(err, fs.ErrNotExist) && dir != root:
+		if err := makeDirs(root, filepath.Dir(dir)); err != nil {
+			return err
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	case err != nil:
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// row appends one row. Its place moves on only when it is written whole.
+func (f *outputFile) row(r sidecarRow) error {
+	f.dirty = true
+	if _, err := f.idx.WriteAt(r.encode(), f.rows); err != nil {
+		return err
+	}
+	f.rows += rowSize
+	if r.kind != rowMark {
+		f.last = r
+	}
+	return nil
+}
+
+// open appends open-ended bytes at the end.
+func (f *outputFile) open(at time.Time, stream byte, data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	length, now := f.length.Load(), nanos(at)
+	l := f.last
+	if l.kind != rowOpen || l.stream != stream || length-l.offset >= rowBytes || now-l.at >= int64(rowEvery) || now < l.at {
+		if err := f.trim(); err != nil {
+			return err
+		}
+		if err := f.row(sidecarRow{offset: length, end: length, at: now, seq: f.seq.Load(), stream: stream, kind: rowOpen}); err != nil {
+			return err
+		}
+	}
+	f.dirty = true
+	n, err := f.data.WriteAt(data, length)
+	f.length.Store(length + int64(n))
+	return err
+}
+
+// trim cuts off what a frame that failed has left, before an open-ended row would
+// make it count.
+func (f *outputFile) trim() error {
+	if !f.tail {
+		return nil
+	}
+	if err := f.data.Truncate(f.length.Load()); err != nil {
+		return err
+	}
+	f.tail = false
+	return nil
+}
+
+// frame appends the bytes of one frame with seq.
+func (f *outputFile) frame(at time.Time, seq int64, stream byte, data []byte) error {
+	length, now := f.length.Load(), nanos(at)
+	if f.last.kind == rowOpen {
+		if err := f.row(sidecarRow{offset: length, end: length, at: now, seq: f.seq.Load(), stream: stream, kind: rowCut}); err != nil {
+			return err
+		}
+	}
+	f.dirty, f.tail = true, true
+	end := length + int64(len(data))
+	_, err := f.data.WriteAt(data, length)
+	if err == nil {
+		err = f.row(sidecarRow{offset: length, end: end, at: now, seq: seq, stream: stream, kind: rowSeq})
+	}
+	if err != nil {
+		// The frame comes again; if its remains cannot be cut off now, trim will.
+		return errors.Join(err, f.trim())
+	}
+	f.length.Store(end)
+	f.seq.Store(seq)
+	f.tail = false
+	return nil
+}
+
+func (f *outputFile) sync() error {
+	if f.fault != nil {
+		return f.fault
+	}
+	if f.data == nil || (!f.dirty && f.dirNamed) {
+		return nil
+	}
+	for _, file := range []*os.File{f.idx, f.data} {
+		if err := unix.Fdatasync(int(file.Fd())); err != nil {
+			// The kernel may have dropped what it could not write and would call
+			// the next fsync a success: never again believe this file.
+			f.fault = fmt.Errorf("cannot write %s to the disk: %w", file.Name(), err)
+			return f.fault
+		}
+	}
+	if !f.dirNamed {
+		if err := syncDir(filepath.Dir(f.data.Name())); err != nil {
+			return err
+		}
+	}
+	f.dirty, f.dirNamed = false, true
+	return nil
+}
+
+// do runs one call on the shared file.
+func (o *Output) do(what string, call func(f *outputFile) error) error {
+	f := o.file
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := call(f); err != nil {
+		if errors.Is(err, ErrGap) {
+			return err
+		}
+		return fmt.Errorf("cannot %s output of %s on %s: %w", what, f.id.Run, f.id.Machine, explain(f.l.dir, err))
+	}
+	return nil
+}
+
+// Append stores data that begins at offset: what lies below Length is dropped,
+// what would leave a hole is ErrGap and stores nothing. It returns the length
+// after it. Written (survives SIGKILL of the server), not fsynced.
+func (o *Output) Append(at time.Time, offset int64, stream byte, data []byte) (int64, error) {
+	err := o.do("store", func(f *outputFile) error {
+		length := f.length.Load()
+		if offset > length {
+			return fmt.Errorf("%w: it goes on at %d, stored are %d bytes", ErrGap, offset, length)
+		}
+		if offset < 0 {
+			return fmt.Errorf("offset %d is below 0", offset)
+		}
+		old := length - offset
+		if old >= int64(len(data)) {
+			return nil
+		}
+		if err := f.ready(); err != nil {
+			return err
+		}
+		return f.open(at, stream, data[old:])
+	})
+	return o.Length(), err
+}
+
+// AppendSeq stores the text of a second-generation frame: a seq at or below
+// LastSeq is dropped, one above LastSeq+1 is ErrGap.
+func (o *Output) AppendSeq(at time.Time, seq int64, stream byte, data []byte) error {
+	return o.do("store", func(f *outputFile) error {
+		last := f.seq.Load()
+		if seq > last+1 {
+			return fmt.Errorf("%w: it goes on with frame %d, stored is %d", ErrGap, seq, last)
+		}
+		if seq <= last {
+			return nil
+		}
+		if err := f.ready(); err != nil {
+			return err
+		}
+		return f.frame(at, seq, stream, data)
+	})
+}
+
+// AppendText stores text without seq (first generation): always new.
+func (o *Output) AppendText(at time.Time, stream byte, data []byte) error {
+	return o.do("store", func(f *outputFile) error {
+		if len(data) == 0 {
+			return nil
+		}
+		if err := f.ready(); err != nil {
+			return err
+		}
+		return f.open(at, stream, data)
+	})
+}
+
+// Mark tells the time of the byte at offset.
+func (o *Output) Mark(at time.Time, offset int64) error {
+	return o.do("mark", func(f *outputFile) error {
+		if offset < 0 {
+			return fmt.Errorf("offset %d is below 0", offset)
+		}
+		if err := f.ready(); err != nil {
+			return err
+		}
+		return f.row(sidecarRow{offset: offset, end: offset, at: nanos(at), seq: f.seq.Load(), kind: rowMark})
+	})
+}
+
+// Length is how many bytes are stored without a hole.
+func (o *Output) Length() int64 { return o.file.length.Load() }
+
+// LastSeq is the seq of the last frame stored, -1 if none had one.
+func (o *Output) LastSeq() int64 { return o.file.seq.Load() }
+
+// Sync makes durable what was stored: both files, and their names.
+func (o *Output) Sync() error { return o.do("keep", (*outputFile).sync) }
+
+// Close closes the files when the last Output of the task is closed. It does not
+// sync. Closing twice is harmless.
+func (o *Output) Close() error {
+	var err error
+	o.once.Do(func() { err = o.file.release() })
+	return err
+}
+
+func (f *outputFile) release() error {
+	f.l.outputLock.Lock()
+	f.refs--
+	last := f.refs == 0
+	if last {
+		delete(f.l.outputs, f.num)
+	}
+	f.l.outputLock.Unlock()
+	if !last {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.data == nil {
+		return nil
+	}
+	err := errors.Join(f.data.Close(), f.idx.Close())
+	f.data, f.idx = nil, nil
+	f.fault = os.ErrClosed
+	return err
+}

@@ -1,0 +1,206 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"fmt"
+)
+
+// newWriter reads what the writer must remember: the highest keys, the tokens,
+// and every task that is not finished.
+func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn) (*writer, error) {
+	w := &writer{
+		l: l, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{},
+		tasks: map[TaskID]*entry{}, tails: map[string]*tail{}, defs: map[string]int64{},
+	}
+	for _, key := range []struct {
+		table string
+		into  *int64
+	}{{"runs", &w.runs}, {"tasks", &w.numTasks}, {"skips", &w.skips}, {"audit", &w.audits}, {"definitions", &w.numDefs}} {
+		if _, err := w.first(`SELECT coalesce(max(num), 0) FROM `+key.table, nil, key.into); err != nil {
+			return nil, err
+		}
+	}
+	err := w.each(`SELECT `+taskColumns+`, r.id FROM tasks t JOIN runs r ON r.num = t.run WHERE t.unfinished = 1`,
+		func(rows *sql.Rows) error {
+			var run string
+			e, _, err := scanTask(rows, &run)
+			if err != nil {
+				return err
+			}
+			e.Run = run
+			w.tasks[e.TaskID] = e
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	err = w.each(`SELECT k.hash, r.id, t.machine FROM tokens k JOIN tasks t ON t.num = k.task JOIN runs r ON r.num = t.run`,
+		func(rows *sql.Rows) error {
+			var hash string
+			var id TaskID
+			if err := rows.Scan(&hash, &id.Run, &id.Machine); err != nil {
+				return err
+			}
+			l.tokens[hash] = id
+			return nil
+		})
+	return w, err
+}
+
+// record carries out one event inside the transaction.
+func (w *writer) record(e Event) error {
+	switch e := e.(type) {
+	case Begun:
+		return w.begun(e.Run)
+	case SkippedDue:
+		return w.skipped(e.Skip)
+	case TokenDropped:
+		w.tokens = append(w.tokens, tokenChange{hash: e.Hash, drop: true})
+		return w.exec(`DELETE FROM tokens WHERE hash = ?`, e.Hash)
+	case Audited:
+		w.audits++
+		a := e.Entry
+		return w.exec(`INSERT INTO audit (num, at, who, came_from, what, target, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+			w.audits, nanos(a.At), a.Who, a.From, a.What, a.Target, a.Outcome)
+	case Watermark:
+		return w.exec(`INSERT INTO watermarks (job, at) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET at = excluded.at`, e.Job, nanos(e.At))
+	}
+	id, ok := taskOf(e)
+	if !ok {
+		return fmt.Errorf("cannot record a %T: %w", e, ErrUnlawful)
+	}
+	was, err := w.entry(id)
+	if err != nil {
+		return err
+	}
+	now := *was
+	if now.Task, err = change(was.Task, e); err != nil {
+		return fmt.Errorf("%s on %s: %w", id.Run, id.Machine, err)
+	}
+	switch e := e.(type) {
+	case NonceBound:
+		if was.nonce != "" && was.nonce != e.Nonce {
+			return fmt.Errorf("%s on %s: cannot bind its order to a second nonce: %w", id.Run, id.Machine, ErrUnlawful)
+		}
+		now.nonce = e.Nonce
+	case TokenAdded:
+		err = w.token(e.Hash, &now)
+	case Launched:
+		err = w.token(e.TokenHash, &now)
+	}
+	w.put(&now)
+	return err
+}
+
+func (w *writer) token(hash string, e *entry) error {
+	if hash == "" {
+		return nil
+	}
+	w.tokens = append(w.tokens, tokenChange{hash: hash, task: e.TaskID})
+	return w.exec(`INSERT INTO tokens (hash, task) VALUES (?, ?) ON CONFLICT (hash) DO UPDATE SET task = excluded.task`, hash, e.num)
+}
+
+// begun opens a run. Everything is checked before the first row is written,
+// since a single event has no savepoint.
+func (w *writer) begun(r Run) error {
+	if r.ID == "" || r.Job == "" {
+		return fmt.Errorf("cannot begin a run without a name and a job: %w", ErrUnlawful)
+	}
+	seen := make(map[string]bool, len(r.Tasks))
+	for _, t := range r.Tasks {
+		if seen[t.Machine] {
+			return fmt.Errorf("cannot begin %s twice on %s: %w", r.ID, t.Machine, ErrUnlawful)
+		}
+		seen[t.Machine] = true
+		if t.State != "" && t.State != Queued && (!t.State.Done() || t.State == Lost) {
+			return fmt.Errorf("cannot begin %s on %s as %s: %w", r.ID, t.Machine, t.State, ErrUnlawful)
+		}
+	}
+	due := utc(r.Due)
+	var t *tail
+	if oncePerDue(r.Trigger) {
+		var err error
+		if t, err = w.tail(r.Job); err != nil {
+			return err
+		}
+		if err := w.dueFree(t, r.Job, due, due); err != nil {
+			return err
+		}
+	}
+	def, err := w.definition(r.Job, r.Definition)
+	if err != nil {
+		return err
+	}
+	num := w.runs + 1
+	n, err := w.change(`INSERT INTO runs (num, id, job, grp, due, fired, trig, asked_by, retry_of, reason, detail, definition)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
+		num, r.ID, r.Job, r.Group, nanos(due), nanos(utc(r.Fired)), r.Trigger, r.By, r.RetryOf, r.Reason, r.Detail, def)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("%w: %s", ErrExists, r.ID)
+	}
+	w.runs = num
+	if t != nil {
+		if err := w.dueTaken(t, r.Job, due); err != nil {
+			return err
+		}
+	}
+	for _, task := range r.Tasks {
+		w.numTasks++
+		w.put(newEntry(r, task, num, w.numTasks))
+	}
+	return nil
+}
+
+func newEntry(r Run, t Task, run, num int64) *entry {
+	t.Run, t.Job = r.ID, r.Job
+	if t.State == "" {
+		t.State = Queued
+	}
+	if t.Queued.IsZero() {
+		t.Queued = r.Fired
+	}
+	if t.State.Done() && t.Ended.IsZero() { // it ends where it begins: never to be launched
+		t.Ended = t.Queued
+	}
+	t.Queued, t.Launched, t.Started, t.Ended = utc(t.Queued), utc(t.Launched), utc(t.Started), utc(t.Ended)
+	t.Length = 0
+	return &entry{Task: copyOf(t), num: num, run: run, due: utc(r.Due), fresh: true}
+}
+
+// definition stores a job as it was once for all the runs that had it so.
+func (w *writer) definition(job string, body []byte) (int64, error) {
+	if len(body) == 0 {
+		return 0, nil
+	}
+	sum := sha256.Sum256(body)
+	hash := hex.EncodeToString(sum[:])
+	key := job + "\x00" + hash
+	if num := w.defs[key]; num != 0 {
+		return num, nil
+	}
+	var num int64
+	found, err := w.first(`SELECT num FROM definitions WHERE hash = ? AND job = ?`, []any{hash, job}, &num)
+	if err != nil {
+		return 0, err
+	}
+	if !found {
+		w.numDefs++
+		num = w.numDefs
+		err := w.exec(`INSERT INTO definitions (num, job, hash, body) VALUES (?, ?, ?, ?)`, num, job, hash, string(body))
+		if err != nil {
+			return 0, err
+		}
+	}
+	if len(w.defs) >= 1<<14 {
+		clear(w.defs)
+	}
+	w.defs[key] = num
+	w.undo = append(w.undo, func() { delete(w.defs, key) })
+	return num, nil
+}

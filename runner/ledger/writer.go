@@ -1,0 +1,423 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+const (
+	maxRequests = 1024 // that wait, and that one commit takes
+	maxEvents   = 4096 // after which a commit takes no more requests
+	maxSettled  = 4096 // finished tasks that stay remembered for their late news
+)
+
+// request is one call of Apply or Prune on its way through the writer.
+type request struct {
+	events []Event
+	work   func(w *writer) error // instead of events
+
+	tasks []Task
+	err   error
+	done  chan struct{}
+}
+
+// Apply writes events down, all or none, durable when it returns. Events of one
+// task are applied in the order of the calls. It returns the tasks as they are
+// after it, one per task that an event names, in the order of first mention.
+//
+// Once the writer has the events, Apply waits for the outcome even if ctx ends:
+// "perhaps recorded" would help nobody.
+func (l *Ledger) Apply(ctx context.Context, events ...Event) ([]Task, error) {
+	r := &request{events: events}
+	err := l.ask(ctx, r)
+	return r.tasks, err
+}
+
+func (l *Ledger) ask(ctx context.Context, r *request) error {
+	if l.write == nil {
+		return ErrReadOnly
+	}
+	r.done = make(chan struct{})
+	select {
+	case <-l.closing:
+		return ErrClosed
+	default:
+	}
+	select {
+	case l.requests <- r:
+	case <-l.closing:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-r.done:
+	case <-l.done:
+		select {
+		case <-r.done:
+		default: // it came in as the writer went
+			return ErrClosed
+		}
+	}
+	return r.err
+}
+
+// writer is owned by its goroutine; nothing in it has a lock.
+type writer struct {
+	l     *Ledger
+	ctx   context.Context
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+
+	tasks   map[TaskID]*entry // every unfinished one, and some that ended lately
+	settled int               // how many of them are finished, roughly
+	tails   map[string]*tail  // by job
+	defs    map[string]int64  // definitions lately used: key by job and hash
+
+	runs, numTasks, skips, audits, numDefs int64 // the highest keys given out
+
+	undo   []func()      // takes back what a request or a commit that failed has changed in memory
+	tokens []tokenChange // to be published with the commit
+	dirty  []*entry      // of the request at hand: tasks to be written, in order of first mention
+	marked map[TaskID]int
+}
+
+type tokenChange struct {
+	hash string
+	task TaskID
+	drop bool
+}
+
+// failure is one of the store, as against an event that is refused: the whole
+// transaction is in doubt.
+type failure struct{ err error }
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{err}
+}
+
+func isFailure(err error) bool {
+	var f *failure
+	return errors.As(err, &f)
+}
+
+// run takes what waits, commits it at once, and answers; until Close.
+func (w *writer) run() {
+	defer close(w.l.done)
+	defer func() {
+		for _, s := range w.stmts {
+			_ = s.Close() // the connection goes with them
+		}
+		_ = w.conn.Close()
+	}()
+	for {
+		var first *request
+		select {
+		case first = <-w.l.requests:
+		case <-w.l.closing:
+			select {
+			case first = <-w.l.requests: // accepted before
+			default:
+				return
+			}
+		}
+		w.commit(w.waiting(first))
+	}
+}
+
+// waiting collects what has gathered while the last commit was written.
+func (w *writer) waiting(first *request) []*request {
+	group := []*request{first}
+	for events := len(first.events); len(group) < maxRequests && events < maxEvents; {
+		select {
+		case r := <-w.l.requests:
+			group = append(group, r)
+			events += len(r.events)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// commit writes a group in one transaction. If the store refuses it, each is
+// tried by itself: one that cannot be written must not take its neighbours along.
+func (w *writer) commit(group []*request) {
+	err := w.transaction(group)
+	if err != nil && len(group) > 1 {
+		for _, r := range group {
+			r.err = w.transaction([]*request{r})
+		}
+		err = nil
+	} else if err != nil {
+		group[0].err = err
+	}
+	for _, r := range group {
+		if r.err != nil {
+			r.tasks = nil
+			if isFailure(r.err) {
+				r.err = fmt.Errorf("cannot record: %w", explain(w.l.dir, r.err))
+			}
+		}
+		close(r.done)
+	}
+}
+
+// transaction carries out a group. An error means that nothing of it is written;
+// a request that is refused has its own error and leaves no trace.
+func (w *writer) transaction(group []*request) (err error) {
+	w.undo, w.tokens = w.undo[:0], w.tokens[:0]
+	if err := w.exec(beginWrite); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			w.takeBack(0)
+			// It may have been rolled back by the failure itself.
+			_, _ = w.conn.ExecContext(w.ctx, "ROLLBACK")
+		}
+	}()
+	for _, r := range group {
+		r.tasks, r.err = nil, nil
+		if err := w.request(r); err != nil {
+			if isFailure(err) {
+				return err
+			}
+			r.err = err
+		}
+	}
+	if err := w.exec("COMMIT"); err != nil {
+		return err
+	}
+	w.publish()
+	return nil
+}
+
+// request carries out one request, all or nothing.
+func (w *writer) request(r *request) (err error) {
+	if r.work != nil {
+		return r.work(w)
+	}
+	undo, tokens := len(w.undo), len(w.tokens)
+	w.dirty, w.marked = w.dirty[:0], map[TaskID]int{}
+	several := len(r.events) > 1 // a single event checks first and writes then
+	if several {
+		if err := w.exec("SAVEPOINT request"); err != nil {
+			return err
+		}
+	}
+	for _, e := range r.events {
+		if err = w.record(e); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		r.tasks, err = w.flush()
+	}
+	if err != nil {
+		if isFailure(err) {
+			return err
+		}
+		w.takeBack(undo)
+		w.tokens = w.tokens[:tokens]
+		if several {
+			if err := w.exec("ROLLBACK TO SAVEPOINT request"); err != nil {
+				return err
+			}
+		}
+	}
+	if several {
+		if err := w.exec("RELEASE SAVEPOINT request"); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// takeBack undoes what was remembered since there were n steps to undo.
+func (w *writer) takeBack(n int) {
+	for i := len(w.undo) - 1; i >= n; i-- {
+		w.undo[i]()
+	}
+	w.undo = w.undo[:n]
+}
+
+// flush writes the tasks that the request has changed, each once.
+func (w *writer) flush() ([]Task, error) {
+	tasks := make([]Task, 0, len(w.dirty))
+	for _, e := range w.dirty {
+		if e.State != Queued && !e.fresh {
+			e.Length = w.l.storedLength(e.num)
+		}
+		values, err := e.mutable()
+		if err != nil {
+			return nil, err
+		}
+		if e.fresh {
+			err = w.exec(insertTask, append(values, e.run, e.Machine, e.Job, nanos(e.due), e.num)...)
+		} else {
+			err = w.exec(updateTask, append(values, e.num)...)
+		}
+		if err != nil {
+			return nil, err
+		}
+		e.fresh = false
+		if !e.unfinished() {
+			w.settled++
+		}
+		tasks = append(tasks, copyOf(e.Task))
+	}
+	return tasks, nil
+}
+
+// publish shows the tokens of a commit and forgets finished tasks in time.
+func (w *writer) publish() {
+	if len(w.tokens) > 0 {
+		w.l.tokenLock.Lock()
+		for _, c := range w.tokens {
+			if c.drop {
+				delete(w.l.tokens, c.hash)
+			} else {
+				w.l.tokens[c.hash] = c.task
+			}
+		}
+		w.l.tokenLock.Unlock()
+	}
+	if w.settled <= maxSettled {
+		return
+	}
+	for id, e := range w.tasks {
+		if !e.unfinished() {
+			delete(w.tasks, id)
+		}
+	}
+	w.settled = 0
+}
+
+func (w *writer) stmt(query string) (*sql.Stmt, error) {
+	if s := w.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := w.conn.PrepareContext(w.ctx, bind(query))
+	if err != nil {
+		return nil, failed(err)
+	}
+	w.stmts[query] = s
+	return s, nil
+}
+
+func (w *writer) exec(query string, args ...any) error {
+	_, err := w.change(query, args...)
+	return err
+}
+
+// change is exec that counts the rows it changed.
+func (w *writer) change(query string, args ...any) (int64, error) {
+	s, err := w.stmt(query)
+	if err != nil {
+		return 0, err
+	}
+	res, err := s.ExecContext(w.ctx, args...)
+	if err != nil {
+		return 0, failed(err)
+	}
+	n, err := res.RowsAffected()
+	return n, failed(err)
+}
+
+// each calls f for every row of a query.
+func (w *writer) each(query string, f func(rows *sql.Rows) error, args ...any) error {
+	s, err := w.stmt(query)
+	if err != nil {
+		return err
+	}
+	return failed(eachRow(f)(s.QueryContext(w.ctx, args...)))
+}
+
+// first scans the first row of a query; false if there is none.
+func (w *writer) first(query string, args []any, dest ...any) (bool, error) {
+	found := false
+	err := w.each(query, func(rows *sql.Rows) error {
+		if found {
+			return nil
+		}
+		found = true
+		return rows.Scan(dest...)
+	}, args...)
+	return found, err
+}
+
+// eachRow walks the result of a query.
+func eachRow(f func(rows *sql.Rows) error) func(rows *sql.Rows, err error) error {
+	return func(rows *sql.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := f(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}
+}
+
+// entry finds a task, remembered or stored.
+func (w *writer) entry(id TaskID) (*entry, error) {
+	if e := w.tasks[id]; e != nil {
+		return e, nil
+	}
+	var found *entry
+	err := w.each(`SELECT `+taskColumns+` FROM tasks t WHERE t.run = (SELECT num FROM runs WHERE id = ?) AND t.machine = ?`,
+		func(rows *sql.Rows) (err error) {
+			found, _, err = scanTask(rows)
+			return err
+		}, id.Run, id.Machine)
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%w: %s on %s", ErrNoTask, id.Run, id.Machine)
+	}
+	found.Run = id.Run
+	w.tasks[id] = found
+	w.settled++
+	return found, nil
+}
+
+// put remembers a task as it is now and marks it to be written.
+func (w *writer) put(e *entry) {
+	id := e.TaskID
+	before := w.tasks[id]
+	w.undo = append(w.undo, func() {
+		if before == nil {
+			delete(w.tasks, id)
+		} else {
+			w.tasks[id] = before
+		}
+	})
+	w.tasks[id] = e
+	if i, ok := w.marked[id]; ok {
+		w.dirty[i] = e
+		return
+	}
+	w.marked[id] = len(w.dirty)
+	w.dirty = append(w.dirty, e)
+}
+
+// copyOf is a task that the caller may have; entries point into the same memory,
+// which nobody writes to.
+func copyOf(t Task) Task {
+	t.Features, t.Notes = slices.Clone(t.Features), slices.Clone(t.Notes)
+	return t
+}
