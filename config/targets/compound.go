@@ -60,10 +60,12 @@ func parseCompound(text string) (matcher, *Error) {
 
 // unjoined is the error for two terms without an operator between them.
 func (c *compound) unjoined(t token) *Error {
-	hint := "write and or or"
-	if lower := strings.ToLower(t.text); (token{text: lower}).operator() {
+	hint := "write 'and' or 'or' between them"
+	lower := strings.ToLower(t.text)
+	switch {
+	case lower != t.text && token{text: lower}.operator():
 		hint = "write " + lower + " in lower case"
-	} else if i := strings.LastIndexByte(strings.TrimRight(c.text[:t.from], " \t"), ','); i >= 0 && i == len(strings.TrimRight(c.text[:t.from], " \t"))-1 {
+	case strings.HasSuffix(strings.TrimRightFunc(c.text[:t.from], unicode.IsSpace), ","):
 		hint = "write the list without blanks"
 	}
 	return c.fail(t.from, fmt.Sprintf("no operator before %q", t.text), hint)

@@ -15,6 +15,7 @@ type grain struct {
 	parts    []string
 	patterns []pattern // patterns[i] is for the text from parts[i] to the end
 	between  string
+	lastStar int // the last part that is "*"; -1 if none
 }
 
 // The bounds keep the tries few: each part more can double them.
@@ -32,16 +33,17 @@ func parseGrain(kind, text, between string) (matcher, *Error) {
 	if parts[0] == "" {
 		return nil, &Error{Pos: 1, Text: "the key is empty", Hint: "write key" + between + "pattern, such as " + example}
 	}
-	stars := 0
-	for _, part := range parts {
+	stars, lastStar := 0, -1
+	for i, part := range parts {
 		if part == "*" {
 			stars++
+			lastStar = i
 		}
 	}
 	if len(parts) > maxParts || stars > maxStars {
 		return nil, &Error{Pos: 1, Text: fmt.Sprintf("too many parts: at most %d, and %d of them *", maxParts, maxStars), Hint: "name a key nearer to the value"}
 	}
-	g := grain{parts: parts, between: between, patterns: make([]pattern, len(parts))}
+	g := grain{parts: parts, between: between, patterns: make([]pattern, len(parts)), lastStar: lastStar}
 	for i := range parts {
 		rest := strings.Join(parts[i:], between)
 		if kind == "grain" {
@@ -72,7 +74,7 @@ func (g grain) match(m Machine) bool { return g.within(m.Grains, 0) }
 func (g grain) within(grains map[string]any, i int) bool {
 	for end := i + 1; end < len(g.parts); end++ {
 		if end == i+1 && g.parts[i] == "*" {
-			if g.inMap(grains, i) {
+			if g.inMap(grains, i, true) {
 				return true
 			}
 			continue
@@ -88,11 +90,13 @@ func (g grain) within(grains map[string]any, i int) bool {
 // fits reports whether a value is what parts[i:] says.
 func (g grain) fits(value any, i int) bool {
 	if inner, ok := asMap(value); ok {
-		return len(inner) > 0 && g.inMap(inner, i)
+		// Without a star, within itself goes on to the longer keys: trying them
+		// here as well would double the tries with each part.
+		return len(inner) > 0 && g.inMap(inner, i, i <= g.lastStar)
 	}
 	if members, ok := asList(value); ok {
 		for _, member := range members {
-			if inner, ok := asMap(member); ok && g.inMap(inner, i) {
+			if inner, ok := asMap(member); ok && g.inMap(inner, i, true) {
 				return true
 			}
 			if g.is(member, i) {
@@ -104,15 +108,15 @@ func (g grain) fits(value any, i int) bool {
 	return g.is(value, i)
 }
 
-// inMap reports whether a map has parts[i:] as a key, or as a key and a value; a
-// "*" as the first of several parts stands for any key.
-func (g grain) inMap(values map[string]any, i int) bool {
+// inMap reports whether a map has parts[i:] as a key, or (if deeper is wanted) as
+// a key and a value; a "*" as the first of several parts stands for any key.
+func (g grain) inMap(values map[string]any, i int, deeper bool) bool {
 	anyKey := g.parts[i] == "*" && i+1 < len(g.parts)
 	if anyKey {
 		i++
 	}
 	rest := strings.Join(g.parts[i:], g.between)
-	if _, ok := values[rest]; ok || rest == "*" || g.within(values, i) {
+	if _, ok := values[rest]; ok || rest == "*" || deeper && g.within(values, i) {
 		return true
 	}
 	if !anyKey {
@@ -120,7 +124,7 @@ func (g grain) inMap(values map[string]any, i int) bool {
 	}
 	for _, value := range values {
 		if inner, ok := asMap(value); ok {
-			if g.inMap(inner, i) {
+			if g.inMap(inner, i, true) {
 				return true
 			}
 			continue
