@@ -58,9 +58,7 @@ dist:
 install: bin/saltpeter
 	install -D -m 0755 bin/saltpeter $(DESTDIR)$(PREFIX)/bin/saltpeter
 	install -d -m 0755 $(DESTDIR)/etc/saltpeter
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' packaging/saltpeter.service > packaging/.unit.tmp
-	install -D -m 0644 packaging/.unit.tmp $(DESTDIR)/etc/systemd/system/saltpeter.service
-	rm -f packaging/.unit.tmp
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' packaging/saltpeter.service | install -D -m 0644 /dev/stdin $(DESTDIR)/etc/systemd/system/saltpeter.service
 
 clean:
 	rm -rf bin dist .cache

@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"saltpeter/config"
@@ -180,9 +180,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	wg.Go(func() { d.prune(ctx) })
 
 	d.log.Info("serving", "version", wrapper.Version, "jobs", len(d.set.Order), "config", d.o.dir, "state", d.stateDir, "socket", d.o.socket, "machines_port", machines.Addr().String())
-	daemon.SdNotify(false, daemon.SdNotifyReady)
+	systemd.SdNotify(false, systemd.SdNotifyReady)
 	<-ctx.Done()
-	daemon.SdNotify(false, daemon.SdNotifyStopping)
+	systemd.SdNotify(false, systemd.SdNotifyStopping)
 	d.log.Info("stopping: jobs go on, and are taken over by the next start")
 	down, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer done()
