@@ -220,7 +220,7 @@ func (t *task) endFromRecord(r *wire.EndRecord) {
 		return
 	}
 	code := r.RetCode
-	e := t.verdict(&wire.Message{RetCode: &code, End: &r.End}, wire.ParseTime(r.Ended, time.Now()))
+	e := t.verdict(&wire.Message{RetCode: &code, End: &r.End, Error: r.Error}, wire.ParseTime(r.Ended, time.Now()))
 	t.endByCheck(e, "")
 }
 
@@ -262,7 +262,7 @@ func (t *task) askedEnded(ctx context.Context, res launch.ScriptResult) {
 		t.fetchOutput(ctx, res.End.Identity, res.End.End.Length)
 		t.lock()
 		code := res.End.RetCode
-		if err := t.amend(t.verdict(&wire.Message{RetCode: &code, End: &res.End.End}, rec.Ended)); err != nil {
+		if err := t.amend(t.verdict(&wire.Message{RetCode: &code, End: &res.End.End, Error: res.End.Error}, rec.Ended)); err != nil {
 			t.log().Error("cannot complete the end", "err", err)
 		}
 		t.unlock()

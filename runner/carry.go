@@ -137,7 +137,7 @@ func (k *killing) graceNow(t *task) *float64 {
 // back, or does not.
 func (t *task) sendKill(s *session, k *killing) {
 	t.mu.Lock()
-	m := wire.Message{Type: wire.TypeKill, ID: k.id, Signal: k.signal, Grace: k.grace}
+	m := wire.Message{Type: wire.TypeKill, ID: k.message(), Signal: k.signal, Grace: k.grace}
 	t.mu.Unlock()
 	if err := s.order(m); err != nil {
 		t.mu.Lock()

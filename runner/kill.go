@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ type killing struct {
 	audited    string // the last outcome in the audit log
 	why        string // why it has not got through
 
+	changes   int      // how often it was changed
 	resend    bool     // it was changed: say it again
 	sentOn    *session // the connection that carried it last
 	sentAt    time.Time
@@ -68,6 +70,22 @@ func (k *killing) look() {
 	case k.poke <- struct{}{}:
 	default:
 	}
+}
+
+// message is the id that it goes by over the connection: a wrapper takes each id
+// once, so that repeating one never cuts the grace short, while a changed kill is
+// a new one. The lock is held.
+func (k *killing) message() string {
+	if k.changes == 0 {
+		return k.id
+	}
+	return fmt.Sprintf("%s-%d", k.id, k.changes)
+}
+
+// answers reports whether an id is one that this kill went by. Older wrappers name
+// none.
+func (k *killing) answers(id string) bool {
+	return id == "" || id == k.id || strings.HasPrefix(id, k.id+"-")
 }
 
 // killing is the kill that stands, nil if none does.
@@ -289,6 +307,7 @@ func (t *task) standKill(want ledger.Kill, w *waiter, unrecorded error) *killing
 	} else {
 		k.signal, k.grace, k.resend, k.nextTry = want.Signal, want.Grace, true, time.Time{}
 		k.report, k.heardAt = nil, time.Time{}
+		k.changes++
 		if want.Cause == wire.CauseKill {
 			k.cause = want.Cause
 		}

@@ -195,7 +195,7 @@ func (s *session) again(length int64, now time.Time) {
 		return
 	}
 	s.stored, s.storedAt = length, now
-	s.send(wire.Message{Type: wire.TypeAck, AckType: wire.TypeOutput, Offset: &length})
+	s.send(wire.Message{Type: wire.TypeNack, NackType: wire.NackOutOfOrder, Offset: &length})
 }
 
 // text takes one output frame of the JSON generations.

@@ -39,7 +39,7 @@ func (s *session) report(m *wire.Message) error {
 func (t *task) killReport(s *session, id string, w *wire.Report) error {
 	k := t.killing()
 	ended := over(t.record().State)
-	if k == nil || id != "" && id != k.id {
+	if k == nil || !k.answers(id) {
 		if ended && w.Outcome == wire.OutcomeGone {
 			return t.leftovers(0)
 		}
