@@ -127,7 +127,7 @@ func badName(key *value) (why, hint string) {
 
 func (r *jobReader) nameAsWritten(key *value) {
 	if was := pythonText(key); key.plain && was != key.text {
-		r.warn(key, "", fmt.Sprintf("the name %s is a %s to YAML; taken as the text %q", key.text, was, key.text), "quote it")
+		r.warn(key, "", fmt.Sprintf("the name %s is %s to YAML; taken as the text %q", key.text, was, key.text), "quote it")
 	}
 }
 
@@ -181,14 +181,15 @@ func (r *jobReader) limits() {
 				j.Timeout = d
 			}
 		}
-		in := "timeout: " + seconds(j.Timeout)
+		write := "timeout: " + seconds(j.Timeout)
+		in := write
 		if j.Timeout == 0 {
 			in = "no timeout"
 		}
 		if r.timeout != nil {
 			r.warn(v, "hard_timeout", "is ignored beside timeout; in effect is "+in, "take it out")
 		} else {
-			r.warn(v, "hard_timeout", "is an old name; in effect is "+in, "write "+in)
+			r.warn(v, "hard_timeout", "is an old name; in effect is "+in, "write "+write)
 		}
 	}
 }

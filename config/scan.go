@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // scan is what one version of one file says by itself. It never changes, so the
@@ -55,7 +56,7 @@ func scanFile(dir, name string, data []byte, hash string, zones zoneTable) *scan
 	}
 	if root.kind != mappingKind {
 		f.broken = true
-		s.fail(root, "", "is not a mapping of job names to jobs", "write NAME: and the keys of the job indented below it")
+		s.fail(root, "", "the file is not a mapping of job names to jobs", "write NAME: and the keys of the job indented below it")
 		return f
 	}
 	f.top(s, root, zones)
@@ -104,6 +105,11 @@ func (f *scan) salvage(s *scope, data []byte, bad *syntaxError, zones zoneTable)
 			f.problems = nil
 			f.starProblems(s, root, stars)
 			f.top(s, root, zones)
+			for _, sl := range f.slots {
+				if sl.draft != nil {
+					sl.draft.finish(defaults{loc: time.UTC}, s.file, &f.problems)
+				}
+			}
 			// The jobs of a broken file stay the last good ones.
 			f.slots, f.settings, f.machines, f.inventory = nil, nil, nil, false
 			return

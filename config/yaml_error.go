@@ -35,6 +35,10 @@ func explain(data []byte, err error) *syntaxError {
 		}
 		bad.text = "not valid YAML: a text that begins with * must be quoted"
 		bad.hint = starHint(line, bad.col)
+		if name := anchorName.FindString(skipRunes(line, bad.col)); name != "" {
+			bad.text = fmt.Sprintf("not valid YAML: *%s names no anchor &%s above", cut(name), cut(name))
+			bad.hint = "mend the name, or if it is a text " + bad.hint
+		}
 		return bad
 	}
 	bad.hint = hintFor(e.Message, line, bad.col)
@@ -65,7 +69,8 @@ func hintFor(message, line string, col int) string {
 }
 
 var (
-	starKey = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_]*)\s*:\s+$`)
+	anchorName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]*`)
+	starKey    = regexp.MustCompile(`([A-Za-z_][A-Za-z0-9_]*)\s*:\s+$`)
 	// A line of a job whose schedule field is a star without quotes.
 	starLine = regexp.MustCompile(`^(\s*(?:sec|min|hour|dom|mon|dow|year|schedule)\s*:[ \t]+)(\*[^#'"\[\]{}]*?)([ \t]+#.*)?[ \t\r]*$`)
 )
