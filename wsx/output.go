@@ -132,6 +132,13 @@ func (n *line) acked(m *wire.Message) {
 		}
 		at = min(*m.Offset, l.o.Output.Length())
 		l.mu.Lock()
+		if at == l.acked && n.pos > at && n.obey(at) {
+			// Said again of the same length: what came since left a hole.
+			n.pos, n.heard = at, time.Now()
+			l.mu.Unlock()
+			n.wake()
+			return
+		}
 		if at <= l.acked {
 			l.mu.Unlock()
 			return // acks are cumulative: an older one says nothing
@@ -156,6 +163,15 @@ func (n *line) acked(m *wire.Message) {
 	n.wake()
 }
 
+// obey reports whether to go back to where the server wants; mu is held.
+func (n *line) obey(want int64) bool {
+	if want == n.nackFor && time.Since(n.nacked) < nackWait {
+		return false
+	}
+	n.nackFor, n.nacked = want, time.Now()
+	return true
+}
+
 // nack goes back to what the server lacks: an offset with the bytes feature, a
 // sequence number without.
 func (n *line) nack(m *wire.Message) {
@@ -170,11 +186,11 @@ func (n *line) nack(m *wire.Message) {
 	}
 	length := l.o.Output.Length()
 	l.mu.Lock()
-	if *want == n.nackFor && time.Since(n.nacked) < nackWait {
+	if !n.obey(*want) {
 		l.mu.Unlock()
 		return
 	}
-	n.nackFor, n.nacked, n.heard = *want, time.Now(), time.Now()
+	n.heard = time.Now()
 	var at int64
 	if isBytes {
 		at = max(0, min(*want, length))
