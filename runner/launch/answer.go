@@ -75,7 +75,7 @@ func parseAnswer(line, mark string, r ScriptRequest) (ScriptResult, error) {
 	if err == nil && f["end"] != "" {
 		res.End, err = parseEnd(f["end"], r)
 	}
-	if err == nil && r.Identity == nil && f["found"] != "" {
+	if err == nil && f["found"] != "" {
 		res.Found, err = f.parseFound(r)
 	}
 	if err != nil {

@@ -247,8 +247,10 @@ END {
 		print p ":" born[p] ":" st[p] ":" ((p in cg) ? 1 : 0) ":" enc(comm[p])
 		if (known == "" && (p in env) && !(pp[p] in env) && (found == "" || born[p] + 0 < born[found] + 0)) found = p
 	}
+	# An older wrapper said only a PID: what that is now is kept from here on.
+	if (older != "" && start == "" && main != "") found = main
 	if (found != "") f = found ":" born[found] ":" sid[found] ":" ((rss[found] ~ /^[456]/ && length(rss[found]) == 19) ? rss[found] : "") ":" pp[found]
-	print "| n=" n " main=" ((main != "" && alive(main)) ? 1 : 0) " wrap=" (wrap != "" ? 1 : 0) " reused=" reused + 0 " again=" again + 0 " cg=" cgok " maybe=" maybe " found=" f " self=" ((self in st) ? 1 : 0)
+	print "| n=" n " main=" ((main != "" && alive(main)) ? 1 : 0) " wrap=" (wrap != "" ? 1 : 0) " reused=" reused + 0 " again=" again + 0 " cg=" cgok " maybe=" maybe " at=" ((older != "" && wrap != "") ? wrap ":" born[wrap] : "") " found=" f " self=" ((self in st) ? 1 : 0)
 }'
 
 # k_scan: one look at everything. It leaves the members in k_members, their
@@ -272,7 +274,7 @@ k_scan() {
 	fi
 	[ "$k_awk" ] || k_scansh
 	k_members=${k_out%%'|'*}
-	k_maybe='' k_f=''
+	k_maybe='' k_f='' k_at=''
 	for k_x in ${k_out#*'|'}; do
 		case $k_x in
 		n=*) k_n=${k_x#*=} ;;
@@ -282,6 +284,7 @@ k_scan() {
 		again=*) k_again=${k_x#*=} ;;
 		cg=*) k_cg=${k_x#*=} ;;
 		maybe=*) k_maybe=${k_x#*=} ;;
+		at=*) k_at=${k_x#*=} ;;
 		found=*) k_f=${k_x#*=} ;;
 		self=*) k_seen=${k_x#*=} ;;
 		esac
@@ -438,7 +441,12 @@ k_report() {
 		k_fborn=$k_x
 		eval "k_f=$p:\$k_T$p:\$k_S$p:$k_y:\$k_P$p"
 	done
-	k_out="$k_out| n=$k_n main=$k_main wrap=$k_wrap reused=$k_reused again=$k_again cg=$k_cg maybe=$k_maybe found=$k_f self=$k_seen"
+	k_at=
+	if [ "$k_older" ]; then
+		[ -z "$k_wp" ] || eval "k_at=$k_wp:\$k_T$k_wp"
+		[ -z "$k_mp" ] || [ "$k_start" ] || eval "k_f=$k_mp:\$k_T$k_mp:\$k_S$k_mp::\$k_P$k_mp"
+	fi
+	k_out="$k_out| n=$k_n main=$k_main wrap=$k_wrap reused=$k_reused again=$k_again cg=$k_cg maybe=$k_maybe at=$k_at found=$k_f self=$k_seen"
 }
 
 # k_chase [SIGNAL]: looks at the newest PIDs for the brand. A chain of processes,
@@ -822,7 +830,8 @@ k_sight() {
 	fi
 }
 
-# k_discover: with only a cookie to go by, what it leads to makes the other nets.
+# k_discover: with only a cookie, or an older wrapper's PID, to go by, what that
+# leads to makes the other nets, and is still known when the process has ended.
 k_discover() {
 	[ "$k_f" ] || return 0
 	k_pid=${k_f%%:*} k_x=${k_f#*:}
@@ -837,7 +846,9 @@ k_discover() {
 	k_found=$k_pid:$k_start:$k_sid:$k_y:$k_brand
 	# The parent is taken for the wrapper only if its second argument says so: an
 	# orphan's parent is init or a session manager, whose tree is everybody's.
-	if tr '\n\000' '\001\n' <"$k_parent/cmdline" | {
+	if [ "$k_older" ]; then
+		k_wpid=${k_at%%:*} k_wstart=${k_at#*:} k_foundwrap=$k_at
+	elif tr '\n\000' '\001\n' <"$k_parent/cmdline" | {
 		read -r k_x
 		read -r k_x && [ "$k_x" = wrap ]
 	} && k_look "$k_parent"; then
@@ -891,7 +902,7 @@ k_begin() {
 		k_reason=no_proc k_vis=partial k_n=0
 		return 1
 	fi
-	[ "$k_known" ] || k_discover
+	k_discover
 }
 
 if k_begin; then

@@ -116,8 +116,8 @@ type ScriptResult struct {
 	Text         string          // the raw answer, for the log
 
 	Acted int // processes that took the signal, stop or continuation
-	// Found is what a request without Identity found out about the task: enough
-	// to ask again by identity. Its wrapper fields are zero unless the parent of
+	// Found is what a request without Identity, or with nothing but an older
+	// wrapper's PID, found out about the task: enough to ask again by identity. Its wrapper fields are zero unless the parent of
 	// the main process is beyond doubt a wrapper.
 	Found *wire.Identity
 }
