@@ -44,19 +44,19 @@ func newTaskLog(o *wire.Order, dir string, stderr io.Writer) *taskLog {
 	}
 	if stderr != nil {
 		l.lines, l.done = make(chan string, 64), make(chan struct{})
-		go l.writeStderr(stderr)
+		go l.writeStderr(l.lines, stderr)
 	}
 	return l
 }
 
-func (l *taskLog) writeStderr(w io.Writer) {
+func (l *taskLog) writeStderr(lines <-chan string, w io.Writer) {
 	defer close(l.done)
-	for line := range l.lines {
+	for line := range lines {
 		if _, err := io.WriteString(w, line); err != nil {
 			break
 		}
 	}
-	for range l.lines {
+	for range lines {
 	}
 }
 

@@ -84,6 +84,7 @@ type owedEnd struct {
 	owed  time.Time // when it was given to the reporter
 	next  time.Time // not before
 	first time.Time // when it was first written to an older server
+	ahead bool      // it was told before all output was confirmed
 }
 
 func newReporter(o reporterOptions) *reporter {

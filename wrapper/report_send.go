@@ -145,7 +145,11 @@ func (r *reporter) dueEnd(now time.Time) (*owed, time.Duration) {
 		return nil, time.Hour
 	}
 	at := e.next
-	if r.o.Spool.ackedOffset() < r.o.Spool.End() {
+	ahead := r.o.Spool.ackedOffset() < r.o.Spool.End()
+	if !ahead && e.ahead {
+		at = time.Time{} // the last byte is there: nothing keeps the ack back now
+	}
+	if ahead {
 		if ours {
 			at = later(at, e.owed.Add(endEarly))
 		} else {
@@ -160,7 +164,7 @@ func (r *reporter) dueEnd(now time.Time) (*owed, time.Duration) {
 		end := e.end
 		end.Length = wire.Ptr(r.o.Spool.End())
 		m.End = &end
-		return &owed{message: m, sent: func(now time.Time) { e.next = now.Add(endAgain) }}, 0
+		return &owed{message: m, sent: func(now time.Time) { e.next, e.ahead = now.Add(endAgain), ahead }}, 0
 	}
 	if e.err != "" {
 		// What an error says becomes the task's output, and nobody acks it.

@@ -99,9 +99,11 @@ func fetchOrder(ctx context.Context, e environment) (*wire.Order, error) {
 	if e["SP_WEBSOCKET_URL"] == "" {
 		return nil, fmt.Errorf("cannot fetch the order: SP_WEBSOCKET_URL is not set")
 	}
-	data, err := wsx.FetchOrder(ctx, dialOptions(e["SP_WEBSOCKET_URL"], e["SP_SERVER_PIN"]), randomHex(16))
+	dial := dialOptions(e["SP_WEBSOCKET_URL"], e["SP_SERVER_PIN"])
+	dial.Machine = first(e["SP_MACHINE_ID"], hostName(ctx))
+	data, err := wsx.FetchOrder(ctx, dial, randomHex(16))
 	if err != nil {
-		return nil, fmt.Errorf("cannot fetch the order: %w", err)
+		return nil, err // says what could not be done
 	}
 	o := defaultOrder()
 	if err := json.Unmarshal(data, o); err != nil {

@@ -170,6 +170,7 @@ func (t *task) onEvent(ev engineEvent) {
 	case eventExited:
 		now := time.Now()
 		t.exited, t.end, t.endedAt = true, ev.End, now
+		t.leftover = ev.End.Leftover
 		t.drainBy = now.Add(duration(t.order.Drain))
 		t.settleBy = now.Add(settleWait)
 		if t.order.Leftover != "wait" {
@@ -186,9 +187,7 @@ func (t *task) onEvent(ev engineEvent) {
 			t.rep.Report("leftover", r)
 		}
 	case eventGone:
-		if ev.End.Proof != "" {
-			t.end.Proof = ev.End.Proof
-		}
+		t.end = ev.End
 		t.setGone(ev.End.Proof)
 	}
 }
@@ -205,6 +204,7 @@ func (t *task) onReport(id string, r wire.Report) {
 	t.drainBy = later(t.drainBy, time.Now().Add(afterKill))
 	if r.Outcome == wire.OutcomeAlive {
 		t.log.Printf("Still alive after the kill: %d processes", r.Alive)
+		t.leftover = r.Alive
 	}
 	t.rep.Report(id, r)
 }

@@ -56,11 +56,7 @@ func (t *task) close(now time.Time) {
 	t.spool.MarkEnd()
 	t.end.Leftover = t.leftover
 	t.end.Length = wire.Ptr(t.spool.End())
-	realCode := 0
-	if t.end.RealCode != nil {
-		realCode = *t.end.RealCode
-	}
-	e := owedEnd{code: wire.ExitCode(t.end.Cause, realCode, t.end.RealSignal), end: t.end, at: t.endedAt}
+	e := owedEnd{code: exitCode(t.end), end: t.end, at: t.endedAt}
 	if t.dir != nil {
 		if err := t.dir.writeEnd(endRecord(t.order, e, &t.identity)); err != nil {
 			t.log.Printf("cannot write the end record: %v", err)
@@ -71,6 +67,16 @@ func (t *task) close(now time.Time) {
 	}
 	t.log.Debugf("the job has ended: code %d, cause %s, leftover %d", e.code, t.end.Cause, t.leftover)
 	t.rep.Finish(e)
+}
+
+// exitCode derives the one number for an end. A code that nobody could see is not
+// taken for success.
+func exitCode(end wire.End) int {
+	realCode := wire.ExitLost
+	if end.RealCode != nil {
+		realCode = *end.RealCode
+	}
+	return wire.ExitCode(end.Cause, realCode, end.RealSignal)
 }
 
 func endRecord(o *wire.Order, e owedEnd, id *wire.Identity) wire.EndRecord {
