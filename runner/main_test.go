@@ -1,0 +1,19 @@
+package runner
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"saltpeter/wrapper"
+)
+
+// TestMain lets the test binary stand in for the real one where the local
+// transport starts a wrapper.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "wrap" {
+		os.Exit(wrapper.Main(os.Args[2:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	}
+	goleak.VerifyTestMain(m)
+}
