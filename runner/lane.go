@@ -208,9 +208,6 @@ func (t *task) started(res launch.StartResult) {
 	default:
 		t.log().Warn("it is not known whether it started", "err", res.Err)
 		if !linked {
-			t.mu.Lock()
-			t.unsure = 1
-			t.mu.Unlock()
 			t.askLater(now.Add(t.ts.pace.recheck))
 		}
 	}

@@ -42,7 +42,6 @@ type rig struct {
 	mu    sync.Mutex
 	ended []ledger.Task
 	waits chan struct{} // poked at each change
-	stops context.CancelFunc
 }
 
 type logBuffer struct {
@@ -78,6 +77,7 @@ func hurried() pace {
 
 func newRig(t *testing.T, change ...func(*rig)) *rig {
 	t.Helper()
+	t.Parallel()
 	r := &rig{t: t, dir: t.TempDir(), pace: hurried(), roads: map[string]launch.Transport{}, logs: &logBuffer{},
 		specs: map[ledger.TaskID]taskSpec{}, waits: make(chan struct{}, 1)}
 	for _, f := range change {

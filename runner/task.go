@@ -47,7 +47,7 @@ type task struct {
 	cut      bool      // told as disconnected
 
 	starting bool // Transport.Start is under way
-	unsure   int  // it may not have started: how many checks found nothing
+	unsure   int  // how many questions found nothing of a start that was not confirmed
 
 	kill *killing // the kill that stands, or the last one
 	held *held    // a complete that waits for its output

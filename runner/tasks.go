@@ -142,9 +142,21 @@ func (ts *tasks) queue(specs []taskSpec) {
 
 // launch starts tasks, queued before or not. It does not block: they wait for
 // their turn, so many at a time for each transport.
-func (ts *tasks) launch(_ context.Context, specs []taskSpec) {
-	for i := range specs {
-		ts.enqueue(ts.put(specs[i]))
+func (ts *tasks) launch(ctx context.Context, specs []taskSpec) {
+	for _, s := range specs {
+		if ts.find(s.Task.TaskID) == nil {
+			// It was never queued here, or it has ended since and left the memory.
+			rec, err := ts.o.Ledger.Task(ctx, s.Task.TaskID)
+			if err != nil {
+				ts.o.Log.Error("cannot launch", "job", s.Task.Job, "run", s.Task.Run, "machine", s.Task.Machine, "err", err)
+				continue
+			}
+			if over(rec.State) {
+				continue
+			}
+			s.Task = *rec
+		}
+		ts.enqueue(ts.put(s))
 	}
 }
 
