@@ -210,10 +210,20 @@ func (e *engine) signalOnce(m member, sig unix.Signal, certain bool) {
 
 // send signals one process and remembers a refusal as its reason to be alive.
 func (e *engine) send(p procKey, sig unix.Signal) {
-	err := e.nets.reader.send(p, sig)
+	err := e.signalProcess(p, sig)
 	if e.kill != nil && errors.Is(err, unix.EPERM) {
 		e.kill.eperm[p] = true
 	}
+}
+
+func (e *engine) signalProcess(p procKey, sig unix.Signal) error {
+	if !p.hidden() {
+		return e.nets.reader.send(p, sig)
+	}
+	if !e.nets.isChild(p.pid) {
+		return unix.ESRCH
+	}
+	return unix.Kill(p.pid, sig)
 }
 
 // wakeMembers lets what is frozen or stopped run into its signal, which is

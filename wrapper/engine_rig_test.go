@@ -9,12 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"saltpeter/wsx/wire"
 )
@@ -26,6 +29,7 @@ type rigCommand struct {
 	Op     string      `json:"op"` // start, open, kill, signal, pause, resume, close
 	Order  *wire.Order `json:"order,omitempty"`
 	Output string      `json:"output,omitempty"` // file for the job's output
+	Pipe   bool        `json:"pipe,omitempty"`   // through a pipe, as in life: it ends with the wrapper
 	ID     string      `json:"id,omitempty"`
 	Cause  string      `json:"cause,omitempty"`
 	Signal string      `json:"signal,omitempty"`
@@ -111,6 +115,14 @@ func rigStart(c rigCommand) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Pipe {
+		read, write, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		go func(to *os.File) { _, _ = io.Copy(to, read) }(f)
+		f = write
+	}
 	return prepare(engineOptions{Order: c.Order, Stdout: f, Stderr: f, Debugf: func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, format+"\n", args...)
 	}})
@@ -142,7 +154,13 @@ func modes(t *testing.T) []mode {
 
 // lab is what all cases share: a copy of this binary and the hostile program,
 // where every user may run them.
-type lab struct{ dir, self, hostile string }
+type lab struct {
+	dir, self, hostile string
+	pipe               bool
+}
+
+// piped is the lab with the job's output through a pipe.
+func (l lab) piped() *lab { l.pipe = true; return &l }
 
 func buildLab(t *testing.T) *lab {
 	t.Helper()
@@ -211,7 +229,7 @@ func (l *lab) launch(t *testing.T, m mode, order wire.Order) *rig {
 	_ = os.Chmod(r.output, 0o666)
 	r.cmd = exec.Command(l.self)
 	r.cmd.Dir = "/"
-	r.cmd.Env = []string{"SALTPETER_TEST_ROLE=engine", "PATH=" + os.Getenv("PATH")}
+	r.cmd.Env = []string{"SALTPETER_TEST_ROLE=engine", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH")}
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if os.Geteuid() == 0 && m.uid != 0 {
 		r.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(m.uid), Gid: uint32(m.uid)}
@@ -263,7 +281,7 @@ func (l *lab) launch(t *testing.T, m mode, order wire.Order) *rig {
 		order.Task = fmt.Sprintf("t%d-%d", os.Getpid(), time.Now().UnixNano())
 	}
 	order.Command = strings.ReplaceAll(order.Command, "hostile", l.hostile)
-	r.send(rigCommand{Op: "start", Order: &order, Output: r.output})
+	r.send(rigCommand{Op: "start", Order: &order, Output: r.output, Pipe: l.pipe})
 	return r
 }
 
@@ -353,6 +371,15 @@ func (r *rig) population(n int) {
 		return
 	}
 	r.until(fmt.Sprintf("%d processes", n), func() bool { return len(r.referee.living(r.cmd.Process.Pid)) >= n })
+	// A signal that meets a shell's child between fork and exec is lost with the
+	// shell's traps: wait, within reason, until all have become what they will be.
+	for range 20 {
+		before := r.referee.living(r.cmd.Process.Pid)
+		time.Sleep(20 * time.Millisecond)
+		if slices.Equal(before, r.referee.living(r.cmd.Process.Pid)) {
+			return
+		}
+	}
 }
 
 // --- the referee ---
@@ -467,4 +494,55 @@ func bystander(t *testing.T, m mode) {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
+}
+
+// stop ends a rig before its test does, for tests of many rounds.
+func (r *rig) stop() {
+	r.stdin.Close()
+	for range r.news {
+	}
+}
+
+// destroy ends the processes of a job that has lost its wrapper.
+func (r *rig) destroy() {
+	if r.referee != nil {
+		r.referee.clear()
+		r.referee = nil
+		return
+	}
+	for round := 0; round < 100; round++ { // without a referee: by the brand
+		all, _ := newProcReader().all(nil)
+		found := false
+		for _, p := range all {
+			if fmt.Sprint(p.rss) == r.start.Brand && p.alive() {
+				found = true
+				_ = newProcReader().send(p.procKey, syscall.SIGKILL)
+			}
+		}
+		if !found {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// trace attaches to a process as a debugger would, until released. Its requests
+// must all come from one thread.
+func trace(t *testing.T, pid int) (release func()) {
+	t.Helper()
+	attached, done, ended := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		attached <- unix.PtraceSeize(pid)
+		<-done
+		_ = unix.PtraceDetach(pid)
+		var ws unix.WaitStatus
+		_, _ = unix.Wait4(pid, &ws, unix.WNOHANG|unix.WALL, nil)
+	}()
+	if err := <-attached; err != nil {
+		close(done)
+		t.Skipf("cannot trace: %v", err)
+	}
+	return func() { close(done); <-ended }
 }

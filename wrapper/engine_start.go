@@ -99,6 +99,9 @@ func (e *engine) identify(pid int, who *account) error {
 		PIDNamespace: space, Task: e.order.Task, WrapperPID: self.pid, WrapperStartTicks: self.start,
 		UID: int(who.uid),
 	}
+	if _, ok := r.stat(1); !ok {
+		e.weak("other users' processes cannot be seen here (/proc is mounted with hidepid)")
+	}
 	e.nets = newNets(main.procKey, e.order.Task)
 	cg, err := newTaskCgroup(self.start, e.order.Task)
 	if err == nil {

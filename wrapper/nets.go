@@ -1,6 +1,12 @@
 package wrapper
 
-import "os"
+import (
+	"errors"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // nets finds the processes of one task: the union of what descends from the
 // wrapper (a subreaper: whoever loses its parent comes back to it), what sits in
@@ -77,6 +83,7 @@ func (n *nets) tree() []member {
 		members = append(members, member{proc: p})
 		queue = n.reader.children(pid, queue)
 	}
+	members = n.addHidden(members)
 	for _, pid := range n.cg.procs(n.reader, nil) {
 		if seen[pid] {
 			continue
@@ -120,8 +127,29 @@ func (n *nets) scan() []member {
 		members = append(members, m)
 	}
 	n.confirmEscapes(members)
+	return n.addHidden(members)
+}
+
+// addHidden adds those children of ours that /proc does not let us look at. They
+// are taken for alive: a dead one would have been reaped.
+func (n *nets) addHidden(members []member) []member {
+	if !n.walk {
+		return members
+	}
+	for _, pid := range n.reader.children(n.self, nil) {
+		if pid == n.timer || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			continue
+		}
+		if _, ok := n.reader.stat(pid); ok {
+			continue // seen, or born since: the next look has it
+		}
+		members = append(members, member{proc: proc{procKey: procKey{pid: pid}, ppid: n.self, state: '?', threads: 1}})
+	}
 	return members
 }
+
+// isChild says whether a number is one of our children now.
+func (n *nets) isChild(pid int) bool { return slices.Contains(n.reader.children(n.self, nil), pid) }
 
 // confirmEscapes looks again at those that seemed to have no line of descent: a
 // parent that died while /proc was being read breaks the line for an instant.

@@ -74,7 +74,7 @@ func (e *engine) signal(name, scope string) wire.Report {
 				e.sentMain[sig] = true
 			}
 			r.ProcessesBefore++
-			if err := e.nets.reader.send(m.procKey, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := e.signalProcess(m.procKey, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 				refused = fmt.Errorf("cannot signal process %d: %w", m.pid, err)
 			}
 		}

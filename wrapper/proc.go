@@ -14,8 +14,13 @@ import (
 // procKey names a process so that a reused number is never taken for it.
 type procKey struct {
 	pid   int
-	start uint64 // field 22 of /proc/PID/stat, in ticks since boot
+	start uint64 // field 22 of /proc/PID/stat, in ticks since boot; 0: hidden
 }
+
+// hidden is a child of ours that /proc does not show: mounted with hidepid, it
+// keeps set-uid and undumpable processes from us. As our child its number is
+// pinned until we reap it, so that it can be signalled all the same.
+func (k procKey) hidden() bool { return k.start == 0 }
 
 // proc is one process as one read of its stat file saw it.
 type proc struct {

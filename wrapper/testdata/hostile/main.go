@@ -97,6 +97,14 @@ func main() {
 		}
 		fmt.Println("ready")
 		time.Sleep(forever)
+	case "root": // a set-uid program that takes all of root
+		syscall.Setuid(0)
+		if syscall.Getuid() == 0 {
+			fmt.Println("root", os.Getpid())
+		} else {
+			fmt.Println("root 0")
+		}
+		time.Sleep(forever)
 	case "spin": // counts, so that a pause shows
 		for i := 0; ; i++ {
 			fmt.Println(i)

@@ -1,0 +1,24 @@
+package wrapper
+
+import (
+	"os"
+	"testing"
+)
+
+// TestEngine runs the catalogue's cases in every mode that this machine allows.
+// SALTPETER_KILL_LAB=1 (make kill-lab) adds the long ones and holds the exact
+// bounds.
+func TestEngine(t *testing.T) {
+	l := buildLab(t)
+	for _, m := range modes(t) {
+		t.Run(m.name, func(t *testing.T) {
+			bystander(t, m)
+			t.Run("shapes", func(t *testing.T) { testShapes(t, l, m) })
+			t.Run("times", func(t *testing.T) { testTimes(t, l, m) })
+			t.Run("starts", func(t *testing.T) { testStarts(t, l, m) })
+		})
+	}
+}
+
+// killLab says whether the long cases are wanted.
+func killLab() bool { return os.Getenv("SALTPETER_KILL_LAB") != "" }
