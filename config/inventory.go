@@ -77,6 +77,7 @@ func (l *loading) list(s *Set, f *scan, e machineEntry, at map[string]int) {
 	var list listFile
 	if err == nil {
 		list = parseList(path, data)
+		s.state.lists[path] = list
 	} else {
 		text, hint := unreadable(err)
 		switch {
@@ -88,12 +89,12 @@ func (l *loading) list(s *Set, f *scan, e machineEntry, at map[string]int) {
 		where.Text, where.Hint = fmt.Sprintf("%s %s", cut(path), text), hint
 		if was, ok := l.before.lists[path]; ok {
 			list = listFile{machines: was.machines}
+			s.state.lists[path] = list
 			where.Hint = addHint(hint, "the machines that it had stay in force")
 		}
 		s.Problems = append(s.Problems, where)
 		where.Text, where.Hint = "", ""
 	}
-	s.state.lists[path] = list
 	s.Problems = append(s.Problems, list.problems...)
 	for _, m := range list.machines {
 		l.put(s, m, where, at)

@@ -65,7 +65,7 @@ func readMachines(s *scope, v *value) (list []machineEntry, ok bool) {
 		in.warn(v, "", "is empty, as if it were not there", "write {} if there are to be no machines")
 		return nil, false
 	}
-	if v.kind != mappingKind || v.fault != "" {
+	if v.kind != mappingKind || v.fault != nil {
 		in.faults(v, "")
 		if v.kind != mappingKind {
 			in.fail(v, "", "is not a mapping of machines", "write NAME: {ssh: HOST} or NAME: {local: true} indented below it")

@@ -55,7 +55,7 @@ func addHint(hint, more string) string {
 
 // merge makes the Set of all files.
 func (l *loading) merge() *Set {
-	s := &Set{Dir: l.dir, Jobs: map[string]*Job{}, Problems: l.other}
+	s := &Set{Dir: l.dir, Problems: l.other}
 	st := &state{files: make(map[string]*fileState, len(l.files)), zones: l.zones, host: l.before.host}
 	s.state = st
 	for _, f := range l.files {
@@ -163,16 +163,12 @@ func (l *loading) settings(s *Set) defaults {
 // jobs puts the files' jobs together, in the order of files and lines.
 func (l *loading) jobs(s *Set, def defaults) {
 	type place struct {
-		held  *held
-		order int
+		held *held
+		at   int // in sequence
 	}
-	won := map[string]place{}
-	type gap struct {
-		name  string
-		order int
-	}
-	var wrong []gap
-	order := 0
+	won := make(map[string]place, len(l.before.jobs))
+	var sequence []string // every slot of every file
+	var wrong []place
 	for _, f := range l.files {
 		if f.good == nil {
 			continue
@@ -182,10 +178,11 @@ func (l *loading) jobs(s *Set, def defaults) {
 			s.Problems = append(s.Problems, l.withLastGood(f)...)
 		}
 		for i, sl := range f.good.slots {
-			order++
+			at := len(sequence)
+			sequence = append(sequence, sl.name)
 			h := f.finished.jobs[i]
 			if h == nil {
-				wrong = append(wrong, gap{sl.name, order})
+				wrong = append(wrong, place{at: at})
 				was := l.before.jobs[sl.name]
 				if was == nil || was.job.File != f.good.name {
 					continue
@@ -195,23 +192,26 @@ func (l *loading) jobs(s *Set, def defaults) {
 			if first, ok := won[sl.name]; ok {
 				s.Problems = append(s.Problems, l.twice(first.held, h))
 			}
-			won[sl.name] = place{held: h, order: order}
+			won[sl.name] = place{h, at}
 		}
 	}
 	// A job that moved to another file and got broken on the way.
 	for _, w := range wrong {
-		if was := l.before.jobs[w.name]; was != nil && won[w.name].held == nil {
-			won[w.name] = place{held: l.refinish(was, def), order: w.order}
+		name := sequence[w.at]
+		if was := l.before.jobs[name]; was != nil && won[name].held == nil {
+			won[name] = place{l.refinish(was, def), w.at}
 		}
 	}
+	s.Jobs = make(map[string]*Job, len(won))
 	s.state.jobs = make(map[string]*held, len(won))
 	s.Order = make([]string, 0, len(won))
-	for name, p := range won {
-		s.state.jobs[name] = p.held
-		s.Jobs[name] = p.held.job
-		s.Order = append(s.Order, name)
+	for at, name := range sequence {
+		if p := won[name]; p.held != nil && p.at == at {
+			s.state.jobs[name] = p.held
+			s.Jobs[name] = p.held.job
+			s.Order = append(s.Order, name)
+		}
 	}
-	slices.SortFunc(s.Order, func(a, b string) int { return won[a].order - won[b].order })
 	l.fileList(s)
 }
 
@@ -282,7 +282,7 @@ func (l *loading) fileList(s *Set) {
 	for _, name := range s.Order {
 		h := s.state.jobs[name]
 		jobs[h.job.File] = append(jobs[h.job.File], name)
-		if f := s.state.files[h.job.File]; f == nil || f.now.hash != h.hash {
+		if s.carried(h) {
 			old[h.job.File] = true
 		}
 	}
@@ -295,16 +295,24 @@ func (l *loading) fileList(s *Set) {
 	}
 }
 
+// carried reports whether a job comes from an earlier version of its file.
+func (s *Set) carried(h *held) bool {
+	f := s.state.files[h.job.File]
+	return f == nil || f.now.hash != h.hash
+}
+
 // serial is a hash over everything that is in force, and over what is wrong: two
-// sets with one serial are the same to everybody.
+// sets with one serial are the same to everybody. Jobs follow from the hashes of
+// their files, but for those that are carried.
 func (l *loading) serial(s *Set) string {
 	h := sha256.New()
 	for _, f := range s.Files {
 		fmt.Fprintf(h, "file %q %s %t %t\n", f.Name, f.Hash, f.Broken, f.LastGood)
 	}
 	for _, name := range s.Order {
-		j := s.state.jobs[name]
-		fmt.Fprintf(h, "job %q %q %s\n", name, j.job.File, j.hash)
+		if j := s.state.jobs[name]; s.carried(j) {
+			fmt.Fprintf(h, "job %q %q %s\n", name, j.job.File, j.hash)
+		}
 	}
 	settings := s.Settings
 	settings.DefaultLocation = nil

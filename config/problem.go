@@ -77,8 +77,8 @@ func (s *scope) faults(v *value, key string) {
 	if !v.faulty {
 		return
 	}
-	if v.fault != "" {
-		s.fail(v, key, v.fault, v.hint)
+	if v.fault != nil {
+		s.fail(v, key, v.fault.text, v.fault.hint)
 	}
 	for _, item := range v.items {
 		s.faults(item, key)

@@ -72,6 +72,9 @@ func (s *scope) boolean(key string, v *value) (is, ok bool) {
 // number gives the digits of a plain YAML 1.1 integer, with a warning where they
 // are not the ones written; other text comes back as it is.
 func (s *scope) number(key string, v *value) string {
+	if isDecimal(v.text) {
+		return v.text
+	}
 	if v.meaning() != intMeaning {
 		return strings.TrimSpace(v.text)
 	}
@@ -130,7 +133,7 @@ func (s *scope) duration(key string, v *value) (time.Duration, bool) {
 		return 0, false
 	}
 	text := s.number(key, v)
-	if v.meaning() == floatMeaning {
+	if !isDecimal(v.text) && v.meaning() == floatMeaning {
 		f, _ := yamlFloat(v.text)
 		text = strconv.FormatFloat(f, 'f', -1, 64)
 	}

@@ -48,6 +48,9 @@ func meaningOf(s string) meaning {
 	if c := s[0]; len(s) > maxNumber || !(c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.') {
 		return textMeaning
 	}
+	if isDecimal(s) {
+		return intMeaning
+	}
 	if _, ok := yamlInt(s); ok {
 		return intMeaning
 	}
@@ -133,6 +136,9 @@ func sixtieth(g string) (int, bool) {
 	d, err := strconv.Atoi(g)
 	return d, err == nil
 }
+
+// isDecimal: a number as people write it, the same to everybody.
+func isDecimal(s string) bool { return allDigits(s) && (s[0] != '0' || len(s) == 1) }
 
 func allDigits(s string) bool {
 	for i := range len(s) {
@@ -270,6 +276,9 @@ func pythonText(v *value) string {
 		}
 		return "False"
 	case intMeaning:
+		if isDecimal(v.text) {
+			return v.text
+		}
 		n, _ := yamlInt(v.text)
 		return n.String()
 	case floatMeaning:

@@ -70,8 +70,8 @@ func (s *scope) syntax(bad *syntaxError) {
 // top reads the keys of a file.
 func (f *scan) top(s *scope, root *value, zones zoneTable) {
 	s.doubled(root)
-	if root.fault != "" {
-		s.fail(root, "", root.fault, root.hint)
+	if root.fault != nil {
+		s.fail(root, "", root.fault.text, root.fault.hint)
 	}
 	for _, p := range root.pairs {
 		switch name := p.key.text; {

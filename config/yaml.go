@@ -32,18 +32,21 @@ const (
 // value is one node of a file. It is shared where an alias names it, so it is
 // never changed after parsing.
 type value struct {
-	kind  kind
-	plain bool   // a scalar without quotes or with a tag that gives it a meaning
-	text  string // a scalar's text, escapes and folding done
-	line  int
-	col   int
-	items []*value // of a list
-	pairs []pair   // of a mapping: keys are unique, merged ones come last
-	dups  []dup    // keys that a later one of the same mapping hides
+	kind   kind
+	plain  bool // a scalar without quotes or with a tag that gives it a meaning
+	faulty bool // it has a fault, or something below it has
+	size   int  // nodes below and including it, aliases expanded
+	line   int
+	col    int
+	text   string   // a scalar's text, escapes and folding done
+	items  []*value // of a list
+	pairs  []pair   // of a mapping: keys are unique, merged ones come last
+	dups   []dup    // keys that a later one of the same mapping hides
+	fault  *fault   // what is wrong with the node itself; only its job falls with it
+}
 
-	fault, hint string // what is wrong with the node itself; only its job falls with it
-	faulty      bool   // it has a fault, or something below it has
-	size        int    // nodes below and including it, aliases expanded
+type fault struct {
+	text, hint string
 }
 
 type pair struct {
@@ -118,6 +121,16 @@ type treeMaker struct {
 	nodes    int
 	anchored map[*yaml.Node]*value // nil while the node is being made: a cycle
 	fatal    *syntaxError
+	slab     []value // not handed out yet: all values of a file go at once
+}
+
+func (t *treeMaker) new() *value {
+	if len(t.slab) == 0 {
+		t.slab = make([]value, 128)
+	}
+	v := &t.slab[0]
+	t.slab = t.slab[1:]
+	return v
 }
 
 func (t *treeMaker) fail(n *yaml.Node, text, hint string) *value {
@@ -149,7 +162,8 @@ func (t *treeMaker) node(n *yaml.Node, depth int) *value {
 	if n.Anchor != "" {
 		t.anchored[n] = nil
 	}
-	v := &value{line: n.Line, col: n.Column, size: 1}
+	v := t.new()
+	v.line, v.col, v.size = n.Line, n.Column, 1
 	switch n.Kind {
 	case yaml.ScalarNode:
 		t.scalar(v, n)
@@ -160,7 +174,7 @@ func (t *treeMaker) node(n *yaml.Node, depth int) *value {
 	default:
 		return t.fail(n, "cannot be read as YAML: unknown kind of node", "")
 	}
-	if v.fault != "" {
+	if v.fault != nil {
 		v.faulty = true
 	}
 	if v.size > maxNodes {
@@ -199,25 +213,24 @@ func (t *treeMaker) scalar(v *value, n *yaml.Node) {
 	got := meaningOf(n.Value)
 	switch {
 	case !known:
-		v.fault, v.hint = unknownTag(n.Tag)
+		v.fault = unknownTag(n.Tag)
 	case want == textMeaning:
 		v.plain = false
 	case got == want, want == floatMeaning && got == intMeaning:
 		v.plain = true
 	default:
-		v.fault = fmt.Sprintf("%q is not what the tag %s says", cut(n.Value), n.Tag)
-		v.hint = "take the tag out"
+		v.fault = &fault{fmt.Sprintf("%q is not what the tag %s says", cut(n.Value), n.Tag), "take the tag out"}
 	}
 }
 
-func unknownTag(tag string) (fault, hint string) {
-	return fmt.Sprintf("unknown tag %s", cut(tag)), "take it out, or quote the text if it begins with !"
+func unknownTag(tag string) *fault {
+	return &fault{fmt.Sprintf("unknown tag %s", cut(tag)), "take it out, or quote the text if it begins with !"}
 }
 
 func (t *treeMaker) list(v *value, n *yaml.Node, depth int) {
 	v.kind = listKind
 	if n.Tag != "!!seq" && n.Tag != "!" {
-		v.fault, v.hint = unknownTag(n.Tag)
+		v.fault = unknownTag(n.Tag)
 	}
 	v.items = make([]*value, 0, len(n.Content))
 	for _, c := range n.Content {
@@ -234,7 +247,7 @@ func (t *treeMaker) list(v *value, n *yaml.Node, depth int) {
 func (t *treeMaker) mapping(v *value, n *yaml.Node, depth int) {
 	v.kind = mappingKind
 	if n.Tag != "!!map" && n.Tag != "!" {
-		v.fault, v.hint = unknownTag(n.Tag)
+		v.fault = unknownTag(n.Tag)
 	}
 	m := &mappingMaker{v: v}
 	v.pairs = make([]pair, 0, len(n.Content)/2)
@@ -248,7 +261,7 @@ func (t *treeMaker) mapping(v *value, n *yaml.Node, depth int) {
 		case isMerge(n.Content[i]):
 			m.merge(key, val)
 		case key.kind != scalarKind:
-			v.fault, v.hint = "a key must be text, not a list or mapping", "write KEY: VALUE"
+			v.fault = &fault{"a key must be text, not a list or mapping", "write KEY: VALUE"}
 		default:
 			m.add(key, val)
 		}
@@ -310,7 +323,7 @@ func (m *mappingMaker) merge(key, val *value) {
 	for _, f := range from {
 		if f.kind != mappingKind {
 			// The fault sits on the mapping that holds <<: the value may be shared.
-			m.v.fault, m.v.hint = fmt.Sprintf("<< at line %d names something that is not a mapping", key.line), "write <<: *ANCHOR of a mapping"
+			m.v.fault = &fault{fmt.Sprintf("<< at line %d names something that is not a mapping", key.line), "write <<: *ANCHOR of a mapping"}
 			return
 		}
 		m.merged = append(m.merged, f.pairs...)
