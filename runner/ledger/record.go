@@ -14,6 +14,7 @@ func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn) (*writer, error) 
 	w := &writer{
 		l: l, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{},
 		tasks: map[TaskID]*entry{}, tails: map[string]*tail{}, defs: map[string]int64{},
+		marked: map[TaskID]int{},
 	}
 	for _, key := range []struct {
 		table string

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// maxRecent bounds the due times that a tail remembers of its last range.
+// maxRecent bounds the due times that a tail remembers.
 const maxRecent = 64
 
 // tail is what the writer remembers of the end of a job's records, so that the
@@ -15,14 +15,16 @@ const maxRecent = 64
 // database.
 //
 // Records may come slightly out of order (a run that is slow to begin while the
-// next due time is skipped already). A range says only how many due times it
-// has, so the last of them are remembered: one that lies between two of them is
-// known to be free.
+// next due times are skipped already). A range of skips says only how many due
+// times it has, so the last due times that have a record are remembered one by
+// one: what lies between two of them is known to be free, whatever range spans it.
 type tail struct {
 	lastRun time.Time // the greatest due time with a run, manual ones aside
 	skip    Skip      // the range with the greatest To; Count 0: none
 	num     int64     // its key
-	recent  []time.Time
+
+	// recent has every due time with a record from recent[0] on, in order.
+	recent []time.Time
 }
 
 // oncePerDue says whether a run is the record of its due time.
@@ -51,8 +53,12 @@ func (w *writer) tail(job string) (*tail, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.skip.Count > 0 {
-		t.recent = []time.Time{t.skip.To}
+	last := t.lastRun
+	if t.skip.To.After(last) {
+		last = t.skip.To
+	}
+	if !last.IsZero() {
+		t.recent = []time.Time{last}
 	}
 	w.tails[job] = t
 	return t, nil
@@ -67,28 +73,24 @@ func (w *writer) keep(job string, t tail) {
 
 // dueFree is ErrDueTaken if a due time from..to of the job has its record.
 func (w *writer) dueFree(t *tail, job string, from, to time.Time) error {
-	if from.After(t.lastRun) && (t.skip.Count == 0 || from.After(t.skip.To)) {
+	n := len(t.recent)
+	if n == 0 || from.After(t.recent[n-1]) {
 		return nil
 	}
 	taken := fmt.Errorf("%w: %s at %s", ErrDueTaken, job, from.Format(time.RFC3339))
+	if from.Equal(to) && !from.Before(t.recent[0]) {
+		if _, found := slices.BinarySearchFunc(t.recent, from, time.Time.Compare); found {
+			return taken
+		}
+		return nil
+	}
 	var one int
 	found, err := w.first(`SELECT 1 FROM runs WHERE job = ? AND due >= ? AND due <= ? AND trig IN ('schedule', 'catch_up') LIMIT 1`,
 		[]any{job, nanos(from), nanos(to)}, &one)
-	if err != nil {
-		return err
+	if err == nil && !found {
+		found, err = w.first(`SELECT 1 FROM skips WHERE job = ? AND last_due >= ? AND first_due <= ? LIMIT 1`,
+			[]any{job, nanos(from), nanos(to)}, &one)
 	}
-	if found {
-		return taken
-	}
-	between := from.Equal(to) && t.gap(from) > 0
-	err = w.each(`SELECT num FROM skips WHERE job = ? AND last_due >= ? AND first_due <= ?`, func(rows *sql.Rows) error {
-		var num int64
-		if err := rows.Scan(&num); err != nil {
-			return err
-		}
-		found = found || num != t.num || !between
-		return nil
-	}, job, nanos(from), nanos(to))
 	if err != nil {
 		return err
 	}
@@ -98,43 +100,65 @@ func (w *writer) dueFree(t *tail, job string, from, to time.Time) error {
 	return nil
 }
 
-// gap is the index in recent before which a due time is missing, 0 if it is not
-// known to be missing.
-func (t *tail) gap(due time.Time) int {
-	i, found := slices.BinarySearchFunc(t.recent, due, time.Time.Compare)
-	if found || i == len(t.recent) {
-		return 0
+// remember adds due times that have their record now. What lies between from and
+// to is not known one by one.
+func (t *tail) remember(from, to time.Time) {
+	i, _ := slices.BinarySearchFunc(t.recent, to, time.Time.Compare)
+	switch {
+	case !from.Equal(to):
+		t.recent = append([]time.Time{to}, t.recent[i:]...)
+	case i == 0 && len(t.recent) > 0: // before all that is known: it stays so
+	default:
+		t.recent = slices.Insert(slices.Clone(t.recent), i, to)
+		t.recent = t.recent[max(0, len(t.recent)-maxRecent):]
 	}
-	return i
 }
 
-// dueTaken remembers a run's due time; the range that it falls into is cut.
+// dueTaken remembers a run's due time; a range that spans it is cut.
 func (w *writer) dueTaken(t *tail, job string, due time.Time) error {
 	now := *t
-	if err := w.cut(&now, due); err != nil {
+	if err := w.cut(&now, job, due); err != nil {
 		return err
 	}
 	if due.After(now.lastRun) {
 		now.lastRun = due
 	}
+	now.remember(due, due)
 	w.keep(job, now)
 	return nil
 }
 
-// cut splits the last range at a due time that is none of its own.
-func (w *writer) cut(t *tail, due time.Time) error {
-	i := t.gap(due)
-	if t.skip.Count == 0 || i == 0 {
-		return nil
+// cut splits a range that spans a due time which is none of its own.
+func (w *writer) cut(t *tail, job string, due time.Time) error {
+	i, _ := slices.BinarySearchFunc(t.recent, due, time.Time.Compare)
+	if i == 0 || i == len(t.recent) {
+		return nil // not among those that are known, or the last
 	}
-	upper := t.skip
-	upper.From, upper.Count = t.recent[i], int64(len(t.recent)-i)
-	if err := w.exec(`UPDATE skips SET last_due = ?, amount = ? WHERE num = ?`,
-		nanos(t.recent[i-1]), t.skip.Count-upper.Count, t.num); err != nil {
+	var num int64
+	var whole Skip
+	err := w.each(`SELECT num, `+skipColumns+` FROM skips WHERE job = ? AND last_due > ? AND first_due < ?`,
+		func(rows *sql.Rows) (err error) {
+			whole, err = scanSkip(rows, &num)
+			return err
+		}, job, nanos(due), nanos(due))
+	if err != nil || whole.Count == 0 {
 		return err
 	}
-	t.recent = slices.Clone(t.recent[i:])
-	return w.addRange(t, upper)
+	upper := whole
+	upper.From, upper.Count = t.recent[i], 0
+	for _, d := range t.recent[i:] { // no other record lies within a range
+		if !d.After(whole.To) {
+			upper.Count++
+		}
+	}
+	if err := w.exec(`UPDATE skips SET last_due = ?, amount = ? WHERE num = ?`, nanos(t.recent[i-1]), whole.Count-upper.Count, num); err != nil {
+		return err
+	}
+	if num == t.num {
+		return w.addRange(t, upper)
+	}
+	_, err = w.insertSkip(upper)
+	return err
 }
 
 // addRange writes a new range and makes it the tail's.
@@ -173,26 +197,24 @@ func (w *writer) skipped(s Skip) error {
 	switch {
 	case alike && s.From.After(t.skip.To) && !t.lastRun.After(t.skip.To):
 		now.skip.To, now.skip.Count = s.To, t.skip.Count+s.Count
-		now.recent = append(now.recent[max(0, len(now.recent)-maxRecent):len(now.recent):len(now.recent)], s.To)
-		if s.Count > 1 { // what lies inside is not known
-			now.recent = []time.Time{s.To}
-		}
 		err = w.exec(`UPDATE skips SET last_due = ?, amount = ? WHERE num = ?`, nanos(s.To), now.skip.Count, t.num)
-	case alike && t.gap(s.From) > 0:
+	case alike && s.From.Equal(s.To) && s.From.After(t.skip.From) && s.From.Before(t.skip.To): // late, and it belongs into it
 		now.skip.Count++
-		now.recent = slices.Insert(slices.Clone(now.recent), t.gap(s.From), s.From)
 		err = w.exec(`UPDATE skips SET amount = ? WHERE num = ?`, now.skip.Count, t.num)
-	case t.skip.Count > 0 && !s.To.After(t.skip.To): // late
-		if err = w.cut(&now, s.From); err == nil {
-			_, err = w.insertSkip(s)
-		}
 	default:
-		now.recent = []time.Time{s.To}
-		err = w.addRange(&now, s)
+		if err = w.cut(&now, s.Job, s.From); err != nil {
+			break
+		}
+		if now.skip.Count > 0 && s.To.Before(now.skip.To) { // late
+			_, err = w.insertSkip(s)
+		} else {
+			err = w.addRange(&now, s)
+		}
 	}
 	if err != nil {
 		return err
 	}
+	now.remember(s.From, s.To)
 	w.keep(s.Job, now)
 	return nil
 }

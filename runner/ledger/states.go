@@ -111,7 +111,7 @@ func Diagram() string {
 		case asSaid:
 			to = []State{"done"}
 		case byCode:
-			to = []State{Succeeded, Failed, TimedOut, Killed}
+			to = []State{Succeeded, Failed, TimedOut, Killed, LaunchFailed}
 		}
 		for _, from := range r.from {
 			for _, t := range to {

@@ -208,7 +208,8 @@ func (w *writer) request(r *request) (err error) {
 		return r.work(w)
 	}
 	undo, tokens := len(w.undo), len(w.tokens)
-	w.dirty, w.marked = w.dirty[:0], map[TaskID]int{}
+	w.dirty = w.dirty[:0]
+	clear(w.marked)
 	several := len(r.events) > 1 // a single event checks first and writes then
 	if several {
 		if err := w.exec("SAVEPOINT request"); err != nil {
