@@ -21,6 +21,8 @@ type killing struct {
 	already map[string]bool // those that found a kill under way
 	began   time.Time
 	ticks   uint64 // the same instant on the scale of start times
+	lastPID int    // and on the scale of numbers given out, which is finer
+	pidMax  int
 	name    string // the signal of the first request
 	phase   string
 	before  int // processes alive when it began
@@ -141,6 +143,8 @@ func (e *engine) beginKill(cause, name string, sig unix.Signal, grace time.Durat
 		e.enterKillPhase(now)
 		return
 	}
+	k.lastPID, k.pidMax = e.nets.reader.lastPID()
+	k.ticks = bootTicks()
 	for _, m := range members {
 		e.signalOnce(m, sig, true)
 	}
@@ -198,7 +202,7 @@ func (k *killing) meet(members []member) (fresh int) {
 // afterwards gets the grace too.
 func (e *engine) signalOnce(m member, sig unix.Signal, certain bool) {
 	k := e.kill
-	if !m.alive() || k.sent[m.procKey][sig] || !certain && m.start >= k.ticks {
+	if !m.alive() || k.sent[m.procKey][sig] || !certain && !k.bornBefore(m) {
 		return
 	}
 	if k.sent[m.procKey] == nil {
@@ -275,7 +279,7 @@ func (e *engine) termLook(now time.Time) (gone bool) {
 	k := e.kill
 	members := e.scan()
 	if k.looks == 0 {
-		k.before = max(k.before, e.bornBefore(members))
+		k.before = max(k.before, k.countBefore(members))
 	}
 	k.meet(members)
 	for _, sig := range k.sigs {
@@ -296,9 +300,20 @@ func (e *engine) termLook(now time.Time) (gone bool) {
 	return e.ghosts(members, now)
 }
 
-func (e *engine) bornBefore(members []member) (n int) {
+// bornBefore says whether a process was there when the signals were first sent.
+// Start times count in 10 ms, in which a handler can start things and a shell
+// that was just forking can be missed: within that span the order in which
+// numbers are given out decides.
+func (k *killing) bornBefore(m member) bool {
+	if m.start != k.ticks || k.lastPID == 0 || k.pidMax == 0 {
+		return m.start < k.ticks
+	}
+	return (k.lastPID-m.pid+k.pidMax)%k.pidMax < k.pidMax/2
+}
+
+func (k *killing) countBefore(members []member) (n int) {
 	for _, m := range members {
-		if m.alive() && m.start <= e.kill.ticks {
+		if m.alive() && k.bornBefore(m) {
 			n++
 		}
 	}

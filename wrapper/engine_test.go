@@ -14,6 +14,9 @@ func TestEngine(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			bystander(t, m)
 			t.Run("shapes", func(t *testing.T) { testShapes(t, l, m) })
+			if m.name == "root" && !killLab() {
+				return // another user and a cgroup are what makes a difference there
+			}
 			t.Run("times", func(t *testing.T) { testTimes(t, l, m) })
 			t.Run("starts", func(t *testing.T) { testStarts(t, l, m) })
 		})

@@ -229,7 +229,7 @@ func rounds(few int) int {
 }
 
 func testSameInstant(t *testing.T, l *lab, m mode) {
-	for i := range rounds(6) {
+	for i := range rounds(5) {
 		r := l.newRig(t, m, order("sleep .05")).open()
 		time.Sleep(45*time.Millisecond + time.Duration(i%11)*time.Millisecond)
 		r.send(rigCommand{Op: "kill", ID: "k", Cause: wire.CauseKill})
@@ -250,7 +250,7 @@ func orZero(n *int) *int {
 }
 
 func testKillStarting(t *testing.T, l *lab, m mode) {
-	for i := range rounds(6) {
+	for i := range rounds(5) {
 		o := order("(sleep 300 & sleep 300 & setsid sleep 300) & sleep 300")
 		o.KillGrace = .2
 		r := l.newRig(t, m, o).open()

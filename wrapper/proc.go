@@ -311,6 +311,21 @@ func bootTicks() uint64 {
 	return uint64(t.Sec)*ticksPerSecond + uint64(t.Nsec)/(1e9/ticksPerSecond)
 }
 
+// lastPID is the number given out last, and how many there are before they start
+// again; 0 if unknown.
+func (r *procReader) lastPID() (last, limit int) {
+	text, err := r.read("/proc/loadavg")
+	if err != nil {
+		return 0, 0
+	}
+	last, _ = strconv.Atoi(string(bytes.TrimSpace(text[bytes.LastIndexByte(bytes.TrimSpace(text), ' ')+1:])))
+	if text, err = r.read("/proc/sys/kernel/pid_max"); err != nil {
+		return 0, 0
+	}
+	limit, _ = strconv.Atoi(string(bytes.TrimSpace(text)))
+	return last, limit
+}
+
 // send signals exactly the process that p describes: the descriptor pins it,
 // then its start time is read again. ESRCH means that it is gone.
 func (r *procReader) send(p procKey, sig unix.Signal) error {
