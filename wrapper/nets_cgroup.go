@@ -47,23 +47,24 @@ func newTaskCgroup(wrapperStart uint64, task string) (*taskCgroup, error) {
 		return nil, err
 	}
 	removeDeadCgroups(parent)
-	name := fmt.Sprintf("%s%d-%d-%s", cgroupPrefix, os.Getpid(), wrapperStart, cgroupName(task))
-	c := &taskCgroup{dir: filepath.Join(parent, name)}
+	c := &taskCgroup{dir: cgroupPath(parent, procKey{os.Getpid(), wrapperStart}, task)}
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// cgroupName keeps what is harmless in a file name.
-func cgroupName(task string) string {
+// cgroupPath tells in the name whose cgroup it is, so that the next start knows
+// which are dead. Of the task it keeps what is harmless in a file name.
+func cgroupPath(parent string, wrapper procKey, task string) string {
 	keep := func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' {
 			return c
 		}
 		return -1
 	}
-	return strings.Map(keep, task[:min(len(task), 16)])
+	name := fmt.Sprintf("%s%d-%d-%s", cgroupPrefix, wrapper.pid, wrapper.start, strings.Map(keep, task[:min(len(task), 16)]))
+	return filepath.Join(parent, name)
 }
 
 // ownCgroup finds the directory of this process's cgroup v2.
