@@ -80,7 +80,7 @@ func (a *app) runJob(ctx context.Context, job string, q api.RunRequest, follow, 
 		run, err = waitForRun(ctx, client, run.ID)
 	}
 	if ctx.Err() != nil {
-		a.say("\ndetached: %s goes on; come back with `saltpeter logs %s -f`, end it with `saltpeter kill %s`", run0(run, job), run0(run, job), run0(run, job))
+		a.say("\ndetached: %s goes on; come back with `saltpeter logs %s -f`, end it with `saltpeter kill %s`", nameOf(run, job), nameOf(run, job), nameOf(run, job))
 		return quiet(exitInterrupted)
 	}
 	if err != nil {
@@ -96,7 +96,7 @@ func (a *app) runJob(ctx context.Context, job string, q api.RunRequest, follow, 
 			return err
 		}
 	} else {
-		a.say("%s: %s", run.ID, runState(*run))
+		a.sayEnd(*run)
 	}
 	if mirror {
 		return quiet(mirrored(*run))
@@ -104,7 +104,17 @@ func (a *app) runJob(ctx context.Context, job string, q api.RunRequest, follow, 
 	return nil
 }
 
-func run0(run *ledger.Run, job string) string {
+// sayEnd says how a run ended, and why where a code alone would not tell.
+func (a *app) sayEnd(run ledger.Run) {
+	a.say("%s: %s", run.ID, runState(run))
+	for _, t := range run.Tasks {
+		if t.Reason != "" && t.State != ledger.Succeeded {
+			a.say("%s: %s", printable(t.Machine), printable(t.Reason))
+		}
+	}
+}
+
+func nameOf(run *ledger.Run, job string) string {
 	if run != nil && run.ID != "" {
 		return run.ID
 	}
@@ -115,6 +125,9 @@ func run0(run *ledger.Run, job string) string {
 // meanwhile is waited for.
 func waitForRun(ctx context.Context, client *api.Client, id string) (*ledger.Run, error) {
 	patience := newPatience()
+	// The stream of events may have begun after the last of them, so a look is
+	// taken even without news: soon at first, for short jobs, then each second.
+	pause := 50 * time.Millisecond
 	for {
 		poke := make(chan struct{}, 1)
 		watch, stop := context.WithCancel(ctx)
@@ -137,9 +150,8 @@ func waitForRun(ctx context.Context, client *api.Client, id string) (*ledger.Run
 				<-ended
 				return run, nil
 			}
-			// Once a second even without news: the stream of events may have
-			// begun after the last of them.
-			err = wait(ctx, time.Second, poke)
+			err = wait(ctx, pause, poke)
+			pause = min(2*pause, time.Second)
 		} else {
 			err = patience.bear(ctx, err)
 		}
