@@ -155,7 +155,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	d.runner = runner.New(runner.Options{
 		Ledger: d.book, Transports: map[string]launch.Transport{"local": local}, Config: d.set,
-		MachinesURL: func(transport string) string { return url(transport, tlsConfig != nil) }, Pin: pin, Log: d.log,
+		MachinesURL: func(transport string) string { return url(transport, tlsConfig != nil) }, Pin: pin,
+		LocalSpool: filepath.Join(d.stateDir, "spool"), Log: d.log,
 	})
 	road := wsx.NewServer(wsx.ServerOptions{Handler: d.runner.Handler(), TLS: tlsConfig, Log: d.log})
 	front, listeners, err := d.openAPI()

@@ -25,8 +25,9 @@ type definition struct {
 	Machines  map[string]launch.Machine `json:"machines"`
 }
 
-// define turns a job and the machines of one firing into a definition.
-func define(set *config.Set, job *config.Job, machines []config.Machine) definition {
+// define turns a job and the machines of one firing into a definition. Wrappers
+// on this machine spool into localSpool, beside the server's own state.
+func define(set *config.Set, job *config.Job, machines []config.Machine, localSpool string) definition {
 	d := definition{
 		Version:   definitionVersion,
 		LostAfter: job.LostAfter,
@@ -56,9 +57,13 @@ func define(set *config.Set, job *config.Job, machines []config.Machine) definit
 		},
 	}
 	for _, m := range machines {
+		transport := transportOf(set, job, m)
+		if m.Spool == "" && transport == "local" {
+			m.Spool = localSpool
+		}
 		d.Machines[m.Name] = launch.Machine{
 			Name:        m.Name,
-			Transport:   transportOf(set, job, m),
+			Transport:   transport,
 			SSH:         m.SSH,
 			Sudo:        m.Sudo,
 			WrapperPath: job.WrapperPath,

@@ -26,6 +26,8 @@ type firing struct {
 	runs   *progress
 	wake   chan struct{} // the timetable changed
 
+	localSpool string // where wrappers on this machine spool; "" = where they choose
+
 	// deciding serializes the decisions about one job, so that two firings
 	// cannot both find it idle.
 	deciding keyed
@@ -193,7 +195,7 @@ func (f *firing) begin(ctx context.Context, set *config.Set, job *config.Job, b 
 	if len(p.machines) == 0 && len(p.left) > 0 {
 		return nil, &refusedFiring{p.left[0].reason, "on every machine that it names"}
 	}
-	d := define(set, job, p.machines)
+	d := define(set, job, p.machines, f.localSpool)
 	raw, err := d.encode()
 	if err != nil {
 		return nil, err

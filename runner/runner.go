@@ -29,6 +29,7 @@ type Options struct {
 	// machine reached by that transport; Pin goes with it.
 	MachinesURL func(transport string) string
 	Pin         string
+	LocalSpool  string // where wrappers on this machine spool; "" = where they choose
 	Log         *slog.Logger
 }
 
@@ -58,6 +59,7 @@ func New(o Options) *Runner {
 		},
 	})
 	r.firing = newFiring(o.Ledger, r.tasks, o.Config, o.Log)
+	r.firing.localSpool = o.LocalSpool
 	return r
 }
 
