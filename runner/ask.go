@@ -50,7 +50,7 @@ func (t *task) ask(ctx context.Context) {
 		limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 		defer cancel()
 		res, err = transport.Script(limit, m, launch.ScriptRequest{
-			Op: launch.OpCheck, Run: t.id.Run, Task: rec.Cookie, Identity: scriptIdentity(&rec),
+			Op: launch.OpCheck, Run: t.id.Run, Task: rec.Cookie, Identity: rec.Identity,
 		})
 	}
 	if ctx.Err() != nil {
@@ -107,7 +107,7 @@ func (t *task) asked(ctx context.Context, res launch.ScriptResult) {
 	t.mu.Unlock()
 	rec := t.record()
 	switch {
-	case res.Found != nil && rec.Identity == nil:
+	case res.Found != nil && (rec.Identity == nil || rec.Identity.BootID == ""):
 		t.found(*res.Found)
 		t.askAgain()
 	case res.End != nil:
@@ -122,7 +122,7 @@ func (t *task) asked(ctx context.Context, res launch.ScriptResult) {
 	}
 }
 
-// found records who was found by the cookie alone.
+// found records who was found by the cookie alone, or by an older wrapper's PID.
 func (t *task) found(id wire.Identity) {
 	t.lock()
 	defer t.unlock()

@@ -35,7 +35,11 @@ func (t *task) carry(ctx context.Context, k *killing) {
 			t.ts.forgetIdle(t)
 			return
 		case stepSend:
-			t.sendKill(s, k)
+			// Not here: a wrapper that does not read would keep the kill from
+			// taking the other road.
+			if !t.ts.spawn(func() { t.sendKill(s, k) }) {
+				return
+			}
 			continue
 		case stepScript:
 			if !t.ts.spawn(func() { t.scriptKill(ctx, k) }) {
@@ -141,8 +145,11 @@ func (t *task) sendKill(s *session, k *killing) {
 	t.mu.Unlock()
 	if err := s.order(m); err != nil {
 		t.mu.Lock()
-		k.sentAt = time.Time{} // not said: do not wait for an answer
+		if k.sentOn == s {
+			k.sentAt = time.Time{} // not said: do not wait for an answer
+		}
 		t.mu.Unlock()
+		k.look()
 		return
 	}
 	t.log().Info(fmt.Sprintf("WebSocket: Sent kill signal to %s:%s", t.id.Run, t.id.Machine))
@@ -223,7 +230,11 @@ func (t *task) scriptKill(ctx context.Context, k *killing) {
 		t.scriptGone(k, r, res)
 	case wire.OutcomeAlive:
 		t.delay(k, t.ts.pace.recheck)
-		t.settle(k, r, false)
+		var with []ledger.Event
+		if over(t.record().State) {
+			with = append(with, ledger.LeftoverNow{Task: t.id, Count: max(res.Alive, 1)})
+		}
+		t.settle(k, r, false, with...)
 	default:
 		r.Outcome = wire.OutcomeUnknown
 		r.Error = pick(r.Error, pick(res.Reason, "the machine could not tell"))
@@ -261,19 +272,9 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 	limit, cancel := context.WithTimeout(ctx, g+hard+t.ts.pace.ask)
 	defer cancel()
 	return transport.Script(limit, m, launch.ScriptRequest{
-		Op: launch.OpKill, Run: t.id.Run, Task: rec.Cookie, Identity: scriptIdentity(&rec),
+		Op: launch.OpKill, Run: t.id.Run, Task: rec.Cookie, Identity: rec.Identity,
 		Signal: signal, Grace: g, Hard: hard,
 	})
-}
-
-// scriptIdentity is the identity by which another road may look for a task. That
-// of an older wrapper is a bare PID, by which nothing is ever signalled: there the
-// run's name in the environment decides.
-func scriptIdentity(rec *ledger.Task) *wire.Identity {
-	if rec.Identity == nil || rec.Identity.BootID == "" {
-		return nil
-	}
-	return rec.Identity
 }
 
 // scriptFailed takes the news that no answer came. serial is held.

@@ -166,7 +166,7 @@ func (t *task) askOverRoad(ctx context.Context, q request, ans *Answer) {
 	limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 	defer cancel()
 	res, err := transport.Script(limit, m, launch.ScriptRequest{
-		Op: launch.Op(q.op), Run: t.id.Run, Task: rec.Cookie, Identity: scriptIdentity(&rec), Signal: q.signal, Scope: q.scope,
+		Op: launch.Op(q.op), Run: t.id.Run, Task: rec.Cookie, Identity: rec.Identity, Signal: q.signal, Scope: q.scope,
 	})
 	switch {
 	case err != nil:
@@ -252,11 +252,15 @@ func (t *task) giveUp(a Actor) (bool, error) {
 	}
 	t.mu.Lock()
 	k := t.kill
+	var waiters []*waiter
 	if k != nil {
-		k.settled = true
+		waiters, k.waiters, k.settled = k.waiters, nil, true
 	}
 	t.checkAt = time.Time{}
 	t.mu.Unlock()
+	for _, w := range waiters {
+		w.receipt <- Receipt{Run: t.id.Run, Machine: t.id.Machine, Outcome: wire.OutcomeUnknown, Error: "given up by " + a.Who}
+	}
 	if k != nil {
 		t.after(k.look)
 	}

@@ -165,8 +165,8 @@ func TestSecondGeneration(t *testing.T) {
 func TestKillOfSecondGeneration(t *testing.T) {
 	r, f := newFakeRig(t)
 	f.answer(func(q launch.ScriptRequest) (launch.ScriptResult, error) {
-		if q.Identity != nil {
-			t.Errorf("a bare PID was handed on as an identity: %+v", q.Identity)
+		if q.Identity == nil || q.Identity.PID != 99 || q.Identity.BootID != "" || q.Run == "" {
+			t.Errorf("asked %+v", q)
 		}
 		return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan}, nil
 	})

@@ -308,9 +308,6 @@ func (t *task) standKill(want ledger.Kill, w *waiter, unrecorded error) *killing
 		k.signal, k.grace, k.resend, k.nextTry = want.Signal, want.Grace, true, time.Time{}
 		k.report, k.heardAt = nil, time.Time{}
 		k.changes++
-		if want.Cause == wire.CauseKill {
-			k.cause = want.Cause
-		}
 	}
 	if w != nil {
 		k.waiters = append(k.waiters, w)

@@ -159,7 +159,7 @@ func (t *task) recordLaunch(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	t.mu.Lock()
-	t.starting = true
+	t.starting, t.timeKnown = true, true
 	t.quiet = time.Now()
 	t.checkAt = time.Time{}
 	t.mu.Unlock()

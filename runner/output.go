@@ -10,10 +10,6 @@ import (
 	"saltpeter/wsx/wire"
 )
 
-// typeGap says that the machine could not keep a part of the output: the spool
-// was full while no server was there.
-const typeGap = "gap"
-
 // Acks of output are merged: one for each of these, whichever comes first.
 const (
 	ackBytes = 1 << 20

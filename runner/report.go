@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"fmt"
 	"time"
 
 	"saltpeter/runner/ledger"
@@ -106,6 +105,9 @@ func (t *task) applyOrder(op string) error {
 	now := time.Now()
 	switch {
 	case op == "pause" && rec.State == ledger.Running:
+		t.mu.Lock()
+		t.timeKnown = false
+		t.mu.Unlock()
 		return t.apply(ledger.PausedAt{Task: t.id, At: now})
 	case op == "resume" && rec.State == ledger.Paused:
 		t.mu.Lock()
@@ -114,20 +116,4 @@ func (t *task) applyOrder(op string) error {
 		return t.apply(ledger.ResumedAt{Task: t.id, At: now})
 	}
 	return nil
-}
-
-// gap notes that the machine could not keep a part of the output.
-func (s *session) gap(m *wire.Message) error {
-	t := s.t
-	t.lock()
-	defer t.unlock()
-	where := ""
-	if m.Offset != nil {
-		where = fmt.Sprintf(" from byte %d on", *m.Offset)
-	}
-	lost := "some output"
-	if m.End != nil && m.End.Length != nil {
-		lost = fmt.Sprintf("%d bytes of output", *m.End.Length)
-	}
-	return t.apply(t.noteEvent("\n[" + lost + where + " could not be kept: the machine's spool was full]\n"))
 }

@@ -20,7 +20,7 @@ import (
 	"saltpeter/wsx/wire"
 )
 
-const testWait = 30 * time.Second
+const testWait = 90 * time.Second
 
 // rig is a server without the firing half: a real ledger, a real machines
 // listener, and the tasks. It can be stopped and started again.
@@ -72,6 +72,8 @@ func hurried() pace {
 	p.retry = 50 * time.Millisecond
 	p.margin = 200 * time.Millisecond
 	p.lostAfter = time.Second
+	// What would make a busy machine look like a dead one takes its time.
+	p.answer, p.complete, p.connect, p.person = 20*time.Second, 20*time.Second, 20*time.Second, time.Minute
 	return p
 }
 

@@ -343,3 +343,28 @@ func TestTokensRunOut(t *testing.T) {
 		return errors.Is(err, ledger.ErrNoToken)
 	})
 }
+
+// On a full state disk a kill acts, and warns; a launch that cannot be recorded
+// is not done.
+func TestLedgerThatTakesNothing(t *testing.T) {
+	r, f := newFakeRig(t, func(r *rig) { r.pace.complete = 100 * time.Millisecond })
+	id, p := r.running(f)
+	s := r.spec("fake", "true")
+	r.begin(s)
+	r.tasks.queue([]taskSpec{s})
+	if err := r.book.Close(); err != nil { // from here on every Apply fails
+		t.Fatal(err)
+	}
+	r.tasks.launch(t.Context(), []taskSpec{s})
+	got := make(chan []Receipt, 1)
+	go func() { got <- r.kill(Selector{Run: id.Run}, KillOptions{}) }()
+	kill := p.hear(wire.TypeKill, "")
+	p.say(wire.Message{Type: wire.TypeReport, ID: kill.ID, Report: &wire.Report{Op: "kill", OK: true, Outcome: wire.OutcomeGone, Proof: wire.ProofECHILD}})
+	rc := (<-got)[0]
+	if rc.Outcome != wire.OutcomeGone || !strings.Contains(rc.Error, "could not be recorded") {
+		t.Errorf("receipt %+v", rc)
+	}
+	if n := f.started(); n != 1 {
+		t.Errorf("%d were started", n)
+	}
+}

@@ -55,7 +55,7 @@ func (s *session) Open(c *wsx.Conn) {
 	k := t.kill
 	t.mu.Unlock()
 	if old != nil {
-		go old.conn.Close(errReplaced.Error()) // may wait for a dead peer; the close is bounded
+		t.ts.spawn(func() { old.conn.Close(errReplaced.Error()) }) // a dead peer may hold it up for a while
 	}
 	if returning {
 		// An older wrapper that returns may have nothing to say for a while.
@@ -187,8 +187,6 @@ func (s *session) Message(m *wire.Message) error {
 		return s.report(m)
 	case wire.TypeMark:
 		return s.mark(m)
-	case typeGap:
-		return s.gap(m)
 	}
 	s.t.log().Debug("a frame of an unknown type", "type", m.Type)
 	return nil

@@ -59,6 +59,7 @@ type task struct {
 	roadless  time.Time // since when the other road has not answered either; zero: it does
 	orphan    bool      // the wrapper is dead
 	alive     []LeftProcess
+	timeKnown bool      // it was launched by this server and never paused since
 	thawAt    time.Time // when the server ends a pause that its wrapper cannot end
 	closing   string    // the wrapper's own last line, of those that give no cause
 	fetched   bool      // what a dead wrapper left was fetched

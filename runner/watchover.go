@@ -76,8 +76,8 @@ func (t *task) timedOut(now time.Time) bool {
 		return false
 	}
 	o := &t.spec.Order
-	if o.Timeout <= 0 || o.PauseStopsTimeout && t.rec.State == ledger.Paused {
-		return false
+	if o.Timeout <= 0 || o.PauseStopsTimeout && !t.timeKnown {
+		return false // how long it was paused is not known here: late is better than early
 	}
 	return now.Sub(t.rec.Started) > seconds(o.Timeout)+t.ts.pace.margin
 }
