@@ -17,9 +17,17 @@ import (
 // strangeBytes has all values, NUL and broken UTF-8 among them, at every
 // alignment.
 func strangeBytes(n int) []byte {
+	const period = 256 * 256
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(i*7 + i/256 + i/65536)
+	for i := range b[:min(n, period)] {
+		b[i] = byte(i*7 + i/256)
+	}
+	for at := period; at < n; at += period {
+		copy(b[at:], b[:period])
+		b[at] = byte(at / period) // each block is another
+		if at+1 < n {
+			b[at+1] = byte(at / period / 256)
+		}
 	}
 	return b
 }

@@ -25,7 +25,11 @@ const (
 	tightFree     = 10        // per cent
 	blockedExcess = 4 << 20   // what on_spool_full=block may add once the job is over
 	minMax        = 256 << 10 // a smaller max_output is taken as this
+	passedMost    = 1024
 )
+
+// marker is where a text stands for lost bytes.
+type marker struct{ start, size, lost int64 }
 
 type spoolOptions struct {
 	Dir   string // the task's directory; "" keeps everything in memory
@@ -41,6 +45,7 @@ type spoolOptions struct {
 type spool struct {
 	o           spoolOptions
 	segmentSize int64
+	tightFloor  int64
 	changed     chan struct{}
 	onAck       func() // set before the road starts
 
@@ -60,6 +65,7 @@ type spool struct {
 	acked  int64      // everything below is stored, as the server says
 	lifted bool       // the job is over: block no more
 	lost   int64      // bytes given up, in all
+	passed []marker   // of segments given back after their ack, for fillFront
 	endSeg *segment   // where the output ended as far as the task's end is concerned
 	endOff int64
 	cached *segment // whose index is in cache
@@ -80,7 +86,7 @@ func newSpool(o spoolOptions) *spool {
 	if o.Free == nil {
 		o.Free = func() int { return freePercent(o.Dir) }
 	}
-	s := &spool{o: o, changed: make(chan struct{}, 1), segmentSize: min(segmentSize, o.Max/8)}
+	s := &spool{o: o, changed: make(chan struct{}, 1), segmentSize: min(segmentSize, o.Max/8), tightFloor: tightFloor}
 	s.room = sync.NewCond(&s.mu)
 	return s
 }
@@ -160,7 +166,7 @@ func (s *spool) checkDisk() {
 	if s.o.Free() >= tightFree {
 		s.tight = 0
 	} else if s.tight == 0 {
-		s.tight = max(s.held, tightFloor)
+		s.tight = max(s.held, s.tightFloor)
 	}
 }
 
@@ -224,6 +230,9 @@ func (s *spool) dropAcked() bool {
 	}
 	seg := s.segs[0]
 	s.base = seg.end()
+	if seg.lost > 0 && len(s.passed) < passedMost {
+		s.passed = append(s.passed, marker{seg.start, seg.size, seg.lost})
+	}
 	s.segs = s.segs[1:]
 	if s.o.Dir != "" {
 		// Written first: files below the base's number are not looked at.
@@ -240,26 +249,26 @@ func (s *spool) dropUnsent() bool {
 		if seg.start < s.sent || seg.lost > 0 {
 			continue
 		}
-		marker := seg
+		into := seg
 		if i > 0 && s.segs[i-1].lost > 0 && s.segs[i-1].start >= s.sent {
-			marker = s.segs[i-1]
+			into = s.segs[i-1]
 		}
 		bytes := seg.size
 		s.lost += bytes
-		s.held -= marker.weight()
-		marker.becomeMarker(marker.lost+bytes, true)
-		s.held += marker.weight()
-		if marker != seg {
+		s.held -= into.weight()
+		into.becomeMarker(into.lost+bytes, true)
+		s.held += into.weight()
+		if into != seg {
 			s.segs = append(s.segs[:i], s.segs[i+1:]...)
 			s.forget(seg)
 			if s.endSeg == seg {
-				s.endSeg = marker
+				s.endSeg = into
 			}
 		}
-		if s.endSeg == marker {
-			s.endOff = marker.size
+		if s.endSeg == into {
+			s.endOff = into.size
 		}
-		if s.cached == marker {
+		if s.cached == into {
 			s.cached = nil
 		}
 		s.renumber()
@@ -286,6 +295,13 @@ func (s *spool) lose(n int64) {
 	// The file is for pickup only; a full disk need not see every step.
 	last.becomeMarker(last.lost+n, last.lost+n >= 2*last.lostWritten)
 	s.held += last.weight()
+}
+
+// settle brings the file of a marker that still grows up to date.
+func (s *spool) settle() {
+	if last := s.last(); last != nil && last.lost != last.lostWritten {
+		last.becomeMarker(last.lost, true)
+	}
 }
 
 // forget releases a segment that left the list.
@@ -354,6 +370,7 @@ func (s *spool) lostBytes() int64 {
 func (s *spool) MarkEnd() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.settle()
 	if s.endSeg = s.last(); s.endSeg != nil {
 		s.endOff = s.endSeg.size
 	}
@@ -381,6 +398,7 @@ func (s *spool) Lift() {
 // Close lets go of the files, which stay.
 func (s *spool) Close() {
 	s.mu.Lock()
+	s.settle()
 	s.closed, s.lifted = true, true
 	for _, seg := range s.segs {
 		seg.finish()

@@ -89,6 +89,12 @@ func (s *spool) fillFront(offset int64) {
 	}
 	seg := &segment{dir: s.o.Dir, number: number, start: offset}
 	lost := s.base - offset
+	for _, m := range s.passed {
+		if end := m.start + m.size; end > offset {
+			lost += m.lost - (end - max(m.start, offset)) // its text was no output
+		}
+	}
+	s.passed = nil
 	s.lost += lost
 	s.base = offset
 	seg.becomeMarker(lost, true)
