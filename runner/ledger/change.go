@@ -137,6 +137,7 @@ func found(t *Task, was State) {
 func killAsked(t *Task, was State, k Kill) {
 	k.Asked, k.Settled, k.Withdrawn = utc(k.Asked), utc(k.Settled), utc(k.Withdrawn)
 	k.Receipt = asJSON(k.Receipt)
+	k.Asked = known(k.Asked, t.Queued)
 	if t.Kill.Standing() {
 		again := *t.Kill
 		again.Signal, again.Grace = k.Signal, k.Grace
@@ -160,7 +161,7 @@ func killSettled(t *Task, e KillSettled) error {
 	k := *t.Kill
 	k.Receipt = asJSON(e.Receipt)
 	if e.Final && k.Standing() {
-		k.Settled = utc(e.At)
+		k.Settled = known(utc(e.At), k.Asked)
 	}
 	t.Kill = &k
 	return nil
@@ -171,7 +172,7 @@ func killWithdrawn(t *Task, e KillWithdrawn) error {
 		return fmt.Errorf("cannot withdraw a kill: none stands: %w", ErrUnlawful)
 	}
 	k := *t.Kill
-	k.Withdrawn = utc(e.At)
+	k.Withdrawn = known(utc(e.At), k.Asked)
 	t.Kill = &k
 	if t.State == Running && t.Started.IsZero() { // it was asked for before the start was reported
 		t.State = Launching
@@ -226,8 +227,8 @@ func amended(t *Task, was State, e Amended) error {
 	if t.End != nil {
 		end = *t.End
 	}
-	known := was == Killed || was == TimedOut // a recorded kill stays the cause
-	if !known && e.End.Cause != "" {
+	byKill := was == Killed || was == TimedOut // a recorded kill stays the cause
+	if !byKill && e.End.Cause != "" {
 		end.Cause = e.End.Cause
 	}
 	fill(&end.Phase, e.End.Phase)
@@ -277,6 +278,17 @@ func stateOfCode(e Amended) State {
 // unfinished reports whether somebody still has to do something for the task.
 func (t *Task) unfinished() bool {
 	return !t.State.Done() || t.State == Lost || t.Kill.Standing() || t.Leftover > 0
+}
+
+// known is the first of the times that is one. A kill is settled by having a time:
+// an event without one must not leave it standing.
+func known(times ...time.Time) time.Time {
+	for _, t := range times {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Unix(0, 1).UTC()
 }
 
 // utc is t as it is read back: without zone and monotonic clock.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -137,4 +138,9 @@ func TestLifeOfATask(t *testing.T) {
 	if _, err := ro.Apply(t.Context(), Watermark{}); !errors.Is(err, ErrReadOnly) {
 		t.Fatal(err)
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

@@ -42,6 +42,8 @@ type Ledger struct {
 	tokenLock sync.RWMutex
 	tokens    map[string]TaskID // by hash
 
+	trace func(query string, args []any) // tests look at what is read, and how
+
 	outputLock sync.Mutex
 	outputs    map[int64]*outputFile // open for writing, by key of the task
 }

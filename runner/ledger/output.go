@@ -256,6 +256,13 @@ func (f *outputFile) open(at time.Time, stream byte, data []byte) error {
 	}
 	f.dirty = true
 	n, err := f.data.WriteAt(data, length)
+	if err != nil {
+		// WriteAt does not tell how much a failing write has written; it is good
+		// and everybody else sees it.
+		if size, err := fileSize(f.data); err == nil {
+			n = int(min(max(0, size-length), int64(len(data))))
+		}
+	}
 	f.length.Store(length + int64(n))
 	return err
 }

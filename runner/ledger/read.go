@@ -18,6 +18,9 @@ func (l *Ledger) query(ctx context.Context, f func(rows *sql.Rows) error, query 
 			return err
 		}
 	}
+	if l.trace != nil {
+		l.trace(query, args)
+	}
 	err := eachRow(f)(l.read.QueryContext(ctx, bind(query), args...))
 	if l.immutable {
 		if locked := probeLock(l.dir); locked != nil {

@@ -16,7 +16,9 @@ const schemaVersion = 1
 
 // migrations[v] takes a book from version v to v+1, inside one transaction with
 // all the others.
-var migrations = map[int]func(ctx context.Context, conn *sql.Conn) error{}
+var migrations = map[int]migration{}
+
+type migration func(ctx context.Context, conn *sql.Conn) error
 
 // schema of version 1. Times are nanoseconds since 1970 (UTC), 0 for none.
 // runs.num and tasks.num count up in order of recording; task files are named
@@ -80,7 +82,7 @@ func prepareBook(ctx context.Context, conn *sql.Conn, path string) (err error) {
 	if books == 0 {
 		err = createBook(ctx, conn, path)
 	} else {
-		err = migrateBook(ctx, conn, path)
+		err = migrateBook(ctx, conn, path, schemaVersion, migrations)
 	}
 	if err != nil {
 		return err
@@ -114,13 +116,13 @@ func createBook(ctx context.Context, conn *sql.Conn, path string) error {
 	return err
 }
 
-func migrateBook(ctx context.Context, conn *sql.Conn, path string) error {
+func migrateBook(ctx context.Context, conn *sql.Conn, path string, to int, steps map[int]migration) error {
 	v, err := bookVersion(ctx, conn, path)
 	if err != nil {
 		return err
 	}
-	for ; v < schemaVersion; v++ {
-		step := migrations[v]
+	for ; v < to; v++ {
+		step := steps[v]
 		if step == nil {
 			return fmt.Errorf("%w: %s has version %d, which this saltpeter does not read any more: open it once with the release before", ErrVersion, path, v)
 		}
@@ -128,7 +130,7 @@ func migrateBook(ctx context.Context, conn *sql.Conn, path string) error {
 			return fmt.Errorf("cannot bring %s from version %d to %d: %w", path, v, v+1, err)
 		}
 	}
-	_, err = conn.ExecContext(ctx, bind(`UPDATE book SET value = ? WHERE name = 'version'`), strconv.Itoa(schemaVersion))
+	_, err = conn.ExecContext(ctx, bind(`UPDATE book SET value = ? WHERE name = 'version'`), strconv.Itoa(to))
 	return err
 }
 
