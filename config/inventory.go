@@ -71,6 +71,7 @@ func (l *loading) put(s *Set, m Machine, where Problem, at map[string]int) {
 // list takes the machines of an included file; one that cannot be read keeps
 // those that it had.
 func (l *loading) list(s *Set, f *scan, e machineEntry, at map[string]int) {
+	s.state.includes = true
 	path := includePath(l.dir, e.include)
 	where := Problem{File: filePath(l.dir, f.name), Line: e.at.line, Col: e.at.col, Key: machinesKey + ".include"}
 	data, err := readRegular(path)
@@ -120,6 +121,3 @@ func (s *Set) Matching(j *Job) (match, disabled []Machine, err error) {
 	}
 	return match, disabled, nil
 }
-
-// Path of a file of the set, as messages name it.
-func (s *Set) Path(name string) string { return filePath(s.Dir, name) }

@@ -229,6 +229,15 @@ func TestSerialAndReuse(t *testing.T) {
 		t.Error("two starts give two serials")
 	}
 	same := load(t, dir, first)
+	if same != first {
+		t.Error("nothing changed, and it is another set")
+	}
+	write(t, dir, "z.yml", "")
+	if same = load(t, dir, same); same == first || !said(same, "z.yml: is ignored") {
+		t.Error("a file that is ignored is not said to be")
+	}
+	must(t, os.Remove(filepath.Join(dir, "z.yml")))
+	same = load(t, dir, same)
 	if same.Serial != first.Serial {
 		t.Error("nothing changed, the serial did")
 	}

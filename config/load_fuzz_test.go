@@ -27,14 +27,17 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("? *x\n: <<\n<<: &x {<<: &y [&z {}]}\n"))
 	f.Add([]byte("a: !<tag:yaml.org,2002:str> \xe2\x80\xa8\n"))
 	f.Add([]byte(strings.Repeat("- ", 200)))
+	// Without a disk in between: thousands a second instead of hundreds.
+	loadText := func(text []byte, prev *Set) *Set {
+		l := newLoading("dir", prev)
+		l.content("a.yaml", text)
+		return l.merge()
+	}
 	good := []byte("a: " + job + "b: " + job)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		dir := t.TempDir()
-		write(t, dir, "a.yaml", string(good))
-		before := load(t, dir, nil)
-		write(t, dir, "a.yaml", string(data))
+		before := loadText(good, nil)
 		start := time.Now()
-		fresh, after := load(t, dir, nil), load(t, dir, before)
+		fresh, after := loadText(data, nil), loadText(data, before)
 		if d := time.Since(start); d > 10*time.Second && len(data) < 1<<16 {
 			t.Errorf("%d bytes took %v", len(data), d)
 		}
@@ -47,7 +50,7 @@ func FuzzLoad(f *testing.F) {
 		if after.Files[0].Broken && len(after.Jobs) != 2 {
 			t.Errorf("a broken file lost jobs: %q", after.Order)
 		}
-		if again := load(t, dir, after); again.Serial != after.Serial {
+		if again := loadText(data, after); again.Serial != after.Serial {
 			t.Error("the same content gives another serial")
 		}
 	})

@@ -17,6 +17,8 @@ type state struct {
 	settings map[string]setting
 	machines map[string]Machine  // by name, for entries that get broken
 	lists    map[string]listFile // by path, likewise
+	includes bool                // some list is read, which can change by itself
+	other    []Problem           // of no file that is read
 	zones    zoneTable
 	host     *Machine
 }
@@ -55,8 +57,8 @@ func addHint(hint, more string) string {
 
 // merge makes the Set of all files.
 func (l *loading) merge() *Set {
-	s := &Set{Dir: l.dir, Problems: l.other}
-	st := &state{files: make(map[string]*fileState, len(l.files)), zones: l.zones, host: l.before.host}
+	s := &Set{Dir: l.dir, Problems: slices.Clone(l.other)}
+	st := &state{files: make(map[string]*fileState, len(l.files)), other: l.other, zones: l.zones, host: l.before.host}
 	s.state = st
 	for _, f := range l.files {
 		st.files[f.now.name] = f
