@@ -406,3 +406,84 @@ func TestOlderServer(t *testing.T) {
 		}
 	})
 }
+
+// A pause stops the timeout's clock where the job says so.
+func TestPauseStopsTimeout(t *testing.T) {
+	s := newTestServer(t)
+	o := testOrder(t, s, "echo working; sleep 300")
+	o.Timeout, o.PauseStopsTimeout = 1.5, true
+	w := launch(t, o)
+	s.awaitOutput(8)
+	s.send(&wire.Message{Type: wire.TypePause, ID: "p"})
+	if r := s.awaitReport("p"); !r.OK || r.Op != "pause" {
+		t.Fatalf("report %+v", r)
+	}
+	select { // longer than the timeout
+	case <-w.done:
+		t.Fatal("it ended while paused")
+	case <-time.After(2 * time.Second):
+	}
+	if s.saw(wire.TypeComplete) != nil {
+		t.Error("the timeout struck while paused")
+	}
+	s.send(&wire.Message{Type: wire.TypeResume, ID: "r"})
+	if r := s.awaitReport("r"); !r.OK || r.Op != "resume" {
+		t.Errorf("report %+v", r)
+	}
+	m := s.awaitMessage(wire.TypeComplete)
+	retcode(t, m, wire.ExitTimeout)
+	w.exits()
+}
+
+func TestSignalOnce(t *testing.T) {
+	s := newTestServer(t)
+	w := launch(t, testOrder(t, s, "trap 'echo usr1' USR1; echo ready; while :; do sleep 0.05; done"))
+	s.awaitOutput(6)
+	m := &wire.Message{Type: wire.TypeSignal, ID: "s", Signal: "USR1"}
+	s.send(m)
+	s.send(m) // repeated, as after a reconnect
+	s.await("two answers", func() bool { return s.count(wire.TypeReport) >= 2 })
+	s.awaitOutput(11)
+	s.send(&wire.Message{Type: wire.TypeKill, ID: "k"})
+	retcode(t, s.awaitMessage(wire.TypeComplete), wire.ExitKilled)
+	w.exits()
+	if got := s.text(); strings.Count(got, "usr1") != 1 {
+		t.Errorf("output %q", got)
+	}
+}
+
+func TestHeartbeat(t *testing.T) {
+	s := newTestServer(t)
+	w := launch(t, testOrder(t, s, "sleep 300"))
+	s.awaitMessage(wire.TypeHeartbeat)
+	s.send(&wire.Message{Type: wire.TypeKill, ID: "k"})
+	w.exits()
+}
+
+// Who reads the wrapper's standard error may go away at any time.
+func TestBrokenStderr(t *testing.T) {
+	s := newTestServer(t)
+	o := testOrder(t, s, "echo working; sleep 300")
+	o.LogLevel = "debug"
+	order, err := o.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, errs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := wrapperCommand([]string{"--foreground"})
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(order), errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	errs.Close()
+	s.awaitOutput(8)
+	s.send(&wire.Message{Type: wire.TypeKill, ID: "k"})
+	retcode(t, s.awaitMessage(wire.TypeComplete), wire.ExitKilled)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}

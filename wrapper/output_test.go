@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -218,6 +219,33 @@ func TestKillDuringFlood(t *testing.T) {
 	if got := s.text(); !strings.HasSuffix(got, wire.KilledLine) {
 		t.Errorf("ends with %q", got[max(0, len(got)-80):])
 	}
+}
+
+// A disk that is full in earnest costs the oldest output, and not the end record.
+func TestFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small disk in a mount namespace needs root")
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip("there is no unshare(1) here: ", err)
+	}
+	s := newAbsentServer(t)
+	o := testOrder(t, s, "yes 0123456789abcde | head -c 20000000; echo the end")
+	o.StartWait, o.MaxOutput, o.SpoolDir = 0.05, 16<<20, t.TempDir()
+	cmd := wrapperCommand([]string{"--foreground"})
+	script := `mount -t tmpfs -o size=4m none "$1" && chmod 700 "$1" && shift && exec "$@"`
+	cmd.Path, cmd.Args = unshare, append([]string{"unshare", "-m", "sh", "-c", script, "sh", o.SpoolDir}, cmd.Args...)
+	w := launchAs(t, o, cmd)
+	if w.identity.PID == 0 {
+		t.Skipf("no mount namespace to be had here: %s", w.stderr)
+	}
+	end := fmt.Sprintf("/proc/%d/root%s", w.cmd.Process.Pid, w.identity.EndFile)
+	waitFor(t, "the end record", func() bool { data, err := os.ReadFile(end); return err == nil && len(data) > 10 })
+	s.start()
+	retcode(t, s.awaitMessage(wire.TypeComplete), 0)
+	w.exits()
+	checkGap(t, []byte(s.text()), 20000000+8)
 }
 
 // Without a place on disk the output is kept in memory, and that is said.

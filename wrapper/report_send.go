@@ -121,7 +121,8 @@ func (r *reporter) dueMark() *owed {
 		return nil
 	}
 	for _, m := range r.o.Spool.marks(r.markedTo, acked, markBatch) {
-		if m.at.Sub(r.markedAt) < time.Second && !r.markedAt.IsZero() {
+		// A wall clock that was set back starts a new count.
+		if since := m.at.Sub(r.markedAt); since >= 0 && since < time.Second {
 			r.markedTo = m.offset + 1
 			continue
 		}

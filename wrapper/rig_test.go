@@ -91,11 +91,16 @@ func launch(t *testing.T, o *wire.Order) *testWrapper {
 
 func launchOnly(t *testing.T, o *wire.Order) *testWrapper {
 	t.Helper()
+	return launchAs(t, o, wrapperCommand([]string{"--foreground"}))
+}
+
+func launchAs(t *testing.T, o *wire.Order, cmd *exec.Cmd) *testWrapper {
+	t.Helper()
 	order, err := o.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &testWrapper{t: t, cmd: wrapperCommand([]string{"--foreground"}), stderr: &lockedBuffer{}, done: make(chan struct{})}
+	w := &testWrapper{t: t, cmd: cmd, stderr: &lockedBuffer{}, done: make(chan struct{})}
 	w.cmd.Stdin = bytes.NewReader(order)
 	stdout, err := w.cmd.StdoutPipe()
 	if err != nil {

@@ -185,7 +185,12 @@ func hostName(ctx context.Context) string {
 	return name
 }
 
-func duration(s wire.Seconds) time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
+// duration is never negative, and a century at most: what an order or a message
+// says may be anything.
+func duration(s wire.Seconds) time.Duration {
+	const most = 100 * 365 * 24 * 3600
+	return time.Duration(min(max(float64(s), 0), most) * float64(time.Second))
+}
 
 func randomHex(bytes int) string {
 	b := make([]byte, bytes)

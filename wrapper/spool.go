@@ -211,8 +211,8 @@ func (s *spool) commit(seg *segment, stream byte, data []byte, now time.Time) {
 	}
 }
 
-// makeRoomAfter answers a failed write: a full disk gives up what is oldest and
-// the write is tried again.
+// makeRoomAfter answers a failed write: on a full disk it gives up what is oldest,
+// and the write is worth another try.
 func (s *spool) makeRoomAfter(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

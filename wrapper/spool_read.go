@@ -164,9 +164,13 @@ func (s *spool) marks(from, until int64, limit int) []outputMark {
 			if m.offset >= until {
 				return out
 			}
-			if n := len(out); n == 0 || m.at.Sub(out[n-1].at) >= time.Second {
-				out = append(out, m)
+			if n := len(out); n > 0 {
+				// A wall clock that was set back starts a new count.
+				if since := m.at.Sub(out[n-1].at); since >= 0 && since < time.Second {
+					continue
+				}
 			}
+			out = append(out, m)
 		}
 	}
 	return out

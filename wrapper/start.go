@@ -31,8 +31,8 @@ func versionLine() string { return wire.FirstLine + Version }
 
 // runTask runs one task in this process.
 func runTask(o *wire.Order, e environment, std stdio, told <-chan os.Signal) int {
-	// One processor is enough for an idle wrapper and keeps it small; the pump
-	// asks for a second one when a job prints much.
+	// Keeps an idle wrapper small, and costs a busy one nothing: it waits for the
+	// kernel most of the time.
 	runtime.GOMAXPROCS(1)
 	dir, root, weak, err := openTaskDir(o, e)
 	if err != nil {
@@ -190,6 +190,8 @@ func (t *task) fail(why error) {
 			t.log.Printf("cannot write the end record: %v", err)
 		}
 	}
+	close(t.done)
+	t.setGone("") // a kill that comes now finds nothing to do
 	t.rep.Finish(e)
 	t.rep.Ready(nil, time.Time{})
 	deadline := time.NewTimer(failureWait)

@@ -33,6 +33,7 @@ type task struct {
 
 	events   <-chan engineEvent
 	asks     chan *wire.Message
+	done     chan struct{} // closed when the loop has ended, or will never begin
 	startAck chan struct{}
 	identity wire.Identity
 
@@ -65,7 +66,7 @@ type task struct {
 func newTask(o *wire.Order, log *taskLog, s *spool, dir *taskDir, signals <-chan os.Signal) *task {
 	t := &task{
 		order: o, log: log, spool: s, dir: dir, signals: signals,
-		asks: make(chan *wire.Message, 16), startAck: make(chan struct{}, 1),
+		asks: make(chan *wire.Message, 16), done: make(chan struct{}), startAck: make(chan struct{}, 1),
 		seen: map[string]bool{}, waiting: map[string]bool{}, answers: map[string]wire.Report{},
 	}
 	t.rep = newReporter(reporterOptions{
@@ -77,6 +78,7 @@ func newTask(o *wire.Order, log *taskLog, s *spool, dir *taskDir, signals <-chan
 
 // run carries the task to its end and reports whether the server knows it all.
 func (t *task) run() (delivered bool) {
+	defer close(t.done)
 	t.events = t.engine.Events()
 	t.openBy = time.Now().Add(duration(t.order.StartWait))
 	timer := time.NewTimer(0)

@@ -13,7 +13,10 @@ func (t *task) onAsk(m *wire.Message) {
 		t.onKill(m)
 		return
 	}
-	t.asks <- m
+	select {
+	case t.asks <- m:
+	case <-t.done: // nobody is left to answer
+	}
 }
 
 // onKill carries a kill message to the engine. A server repeats it until it has
@@ -39,7 +42,7 @@ func (t *task) onKill(m *wire.Message) {
 	t.log.Printf("Received kill signal from server")
 	r := killRequest{ID: id, Cause: wire.CauseKill, Signal: m.Signal}
 	if m.Grace != nil {
-		grace := max(duration(wire.Seconds(*m.Grace)), 0)
+		grace := duration(wire.Seconds(*m.Grace))
 		r.Grace = &grace
 	}
 	t.kill(r)

@@ -58,7 +58,12 @@ func (t *task) close(now time.Time) {
 	t.end.Length = wire.Ptr(t.spool.End())
 	e := owedEnd{code: exitCode(t.end), end: t.end, at: t.endedAt}
 	if t.dir != nil {
-		if err := t.dir.writeEnd(endRecord(t.order, e, &t.identity)); err != nil {
+		err := t.dir.writeEnd(endRecord(t.order, e, &t.identity))
+		for err != nil && t.spool.makeRoomAfter(err) { // the end is worth more than output
+			e.end.Length = wire.Ptr(t.spool.End())
+			err = t.dir.writeEnd(endRecord(t.order, e, &t.identity))
+		}
+		if err != nil {
 			t.log.Printf("cannot write the end record: %v", err)
 		}
 	}
