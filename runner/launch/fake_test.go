@@ -43,11 +43,11 @@ func fakeWrapper() {
 		fmt.Println("nothing to see")
 		os.Exit(0)
 	case "mute":
-		time.Sleep(time.Hour)
+		hang(&order)
 	case "babble":
 		for {
 			if _, err := fmt.Println(strings.Repeat("x", 100)); err != nil {
-				time.Sleep(time.Hour)
+				hang(&order)
 			}
 		}
 	case "complain":
@@ -55,9 +55,19 @@ func fakeWrapper() {
 		os.Exit(3)
 	case "garbage":
 		fmt.Println(wire.FirstLine + "9.9\n{\"pid\": \"one\"}")
-		time.Sleep(time.Hour)
+		hang(&order)
 	}
 	runFake(&order)
+}
+
+// hang stays for as long as the test lets it: until the spool's folder is gone.
+func hang(order *wire.Order) {
+	for {
+		if _, err := os.Stat(order.SpoolDir); err != nil {
+			os.Exit(0)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func runFake(order *wire.Order) {

@@ -25,7 +25,7 @@ const patient = 30 * time.Second
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patient); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patient); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never happened: %s", what)
 		}
@@ -119,7 +119,7 @@ type task struct {
 type taskOptions struct {
 	noBrand bool
 	cred    *syscall.Credential
-	fake    string
+	exe     string // "" = this program
 	run     string
 }
 
@@ -144,7 +144,7 @@ func startTask(t testing.TB, command string, o taskOptions) *task {
 	if run == "" {
 		run = fmt.Sprintf("job_%d", time.Now().UnixNano())
 	}
-	order := wire.Order{Job: "job", Run: run, Task: rand.Text(), Command: command, SpoolDir: t.TempDir(), Env: map[string]string{"FAKE": o.fake}}
+	order := wire.Order{Job: "job", Run: run, Task: rand.Text(), Command: command, SpoolDir: t.TempDir(), Env: map[string]string{}}
 	if !o.noBrand {
 		order.Env["BRAND"] = newBrand()
 	}
@@ -159,7 +159,12 @@ func startTask(t testing.TB, command string, o taskOptions) *task {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exe := testProgram(t)
+	exe := o.exe
+	if exe == "" {
+		if exe, err = os.Executable(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cmd := exec.Command(exe, "wrap", "--foreground")
 	cmd.Env = environment()
 	cmd.Dir = "/"
@@ -187,21 +192,12 @@ func startTask(t testing.TB, command string, o taskOptions) *task {
 	return task
 }
 
-// testProgram is this test binary where other users can execute it.
-func testProgram(t testing.TB) string {
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return exe
-}
-
 // members are the living processes of the task as the oracle sees them: by brand
 // or cookie, but never the wrapper.
 func (k *task) members() []proc {
 	var found []proc
 	for _, p := range everybody() {
-		if !p.alive() || p.pid == k.wrapper.Pid {
+		if !p.alive() || p.pid == k.wrapperPID() {
 			continue
 		}
 		env, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.pid))
@@ -225,6 +221,13 @@ func (k *task) awaitMembers(n int) {
 		}
 		return true
 	})
+}
+
+func (k *task) wrapperPID() int {
+	if k.wrapper == nil {
+		return 0 // it never said who it is
+	}
+	return k.wrapper.Pid
 }
 
 func (k *task) loseWrapper() {

@@ -104,6 +104,7 @@ k_nap() {
 		k_x=$(($1 % 100))
 		[ $k_x -gt 9 ] || k_x=0$k_x
 		sleep "$(($1 / 100)).$k_x" && return 0
+		k_frac=
 	fi
 	k_napped=100
 	sleep 1
@@ -818,8 +819,10 @@ k_sight() {
 	if [ $k_vis = full ] && [ "$k_myuid" != 0 ] && [ -O 1 ]; then
 		while read -r k_x k_y k_z k_w; do
 			case "$k_y $k_w," in
-			'/proc '*hidepid=0* | '/proc '*hidepid=off*) ;;
+			# Of several mounts on one place the last is the one that is seen.
+			'/proc '*hidepid=0* | '/proc '*hidepid=off*) k_vis=full ;;
 			'/proc '*hidepid=*) k_vis=partial ;;
+			'/proc '*) k_vis=full ;;
 			esac
 		done <self/mounts
 	fi
@@ -889,9 +892,8 @@ k_begin() {
 		return 1
 	fi
 	k_sight
-	k_awk='' k_frac='' k_zgrep='' k_many=''
+	k_awk='' k_frac=yes k_zgrep='' k_many=''
 	[ "$SP_NOAWK" ] || { command -v awk >/dev/null && k_awk=yes; }
-	sleep 0.01 && k_frac=yes
 	[ "$(printf 'a\0b\0' | grep -zxF b | tr -d '\000')" = b ] && k_zgrep=yes
 	set -- [0-9]*
 	[ $# -lt 30000 ] || k_many=yes

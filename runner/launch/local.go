@@ -202,7 +202,7 @@ func notGreeted(ctx context.Context, c *child, ended bool, err error, complaint 
 		return certainlyNot(fmt.Errorf("cannot start the wrapper: %s", complaint))
 	case ended:
 		err = fmt.Errorf("%w: %s", err, c.ending())
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && !errors.Is(err, errNoIdentity):
 		err = context.Cause(ctx)
 	}
 	if complaint != "" {

@@ -112,8 +112,8 @@ func assemble(r ScriptRequest) (script []byte, mark string, err error) {
 		assign("known", "yes")
 		assign("uid", strconv.Itoa(id.UID))
 	}
-	if strings.ContainsRune(b.String(), 0) {
-		return nil, "", errors.New("cannot use the identity: it holds a NUL byte")
+	if strings.ContainsRune(b.String(), 0) || strings.ContainsAny(r.Run+id.Task, "\n\r") {
+		return nil, "", errors.New("cannot use the identity: it holds a NUL byte or a line break")
 	}
 	b.WriteString(withoutComments(killScript))
 	return []byte(b.String()), mark, nil
