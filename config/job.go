@@ -47,7 +47,7 @@ func (d *draft) mark(at int, v *value) { d.pos[at] = pos{v.line, v.col} }
 type jobReader struct {
 	scope
 	d     *draft
-	zones zoneTable
+	zones *zoneTable
 
 	timeout, hardTimeout *value
 	overlapText          *value // allow_overlap
@@ -74,7 +74,7 @@ func newDraft(group, file string, key *value) *draft {
 
 // readJob gives a bad draft where something in the job is an error, and nil
 // where there is nothing to look at any further.
-func readJob(s scope, group, file string, key, body *value, zones zoneTable) *draft {
+func readJob(s scope, group, file string, key, body *value, zones *zoneTable) *draft {
 	r := &jobReader{scope: s, d: newDraft(group, file, key), zones: zones}
 	r.job, r.bad = key.text, false
 	if why, hint := badName(key); why != "" {

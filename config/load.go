@@ -7,9 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // Load reads a directory. prev, if not nil, gives the last good version of files
@@ -21,13 +25,43 @@ func Load(dir string, prev *Set) (*Set, error) {
 		return nil, cannotRead(dir, err)
 	}
 	l := newLoading(dir, prev)
-	for _, e := range entries {
-		l.entry(e)
-	}
+	l.read(entries)
 	if l.unchanged() {
 		return prev, nil
 	}
 	return l.merge(), nil
+}
+
+// read takes all names, several at a time: parsing is most of the work, and no
+// file has a say in another's.
+func (l *loading) read(entries []fs.DirEntry) {
+	all := make([]found, len(entries))
+	var (
+		next atomic.Int64
+		wait sync.WaitGroup
+	)
+	for range min(len(entries), runtime.GOMAXPROCS(0), 4) {
+		wait.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(entries); i = int(next.Add(1)) - 1 {
+				all[i] = l.entry(entries[i].Name())
+			}
+		})
+	}
+	wait.Wait()
+	for _, f := range all {
+		if f.file != nil {
+			l.add(f.file)
+		}
+		if f.problem != nil {
+			l.other = append(l.other, *f.problem)
+		}
+	}
+}
+
+// found is what a name of the directory stands for; nothing where both are nil.
+type found struct {
+	file    *scan
+	problem *Problem
 }
 
 // unchanged: every file is as it was, so the set is too. This is what a rescan
@@ -73,70 +107,61 @@ type loading struct {
 	dir    string
 	prev   *Set // of the same directory, or nil
 	before *state
-	zones  zoneTable
+	zones  *zoneTable
 	files  []*fileState // by name
 	other  []Problem    // of no file that is read
 }
 
 func newLoading(dir string, prev *Set) *loading {
-	l := &loading{dir: dir, before: &state{}, zones: zoneTable{}}
 	if prev != nil && prev.state != nil && prev.Dir == dir {
-		l.prev, l.before = prev, prev.state
-		for name, loc := range prev.state.zones {
-			l.zones[name] = loc
-		}
+		return &loading{dir: dir, prev: prev, before: prev.state, zones: prev.state.zones}
 	}
-	return l
+	return &loading{dir: dir, before: &state{}, zones: &zoneTable{known: map[string]*time.Location{}}}
 }
 
-// entry takes one name of the directory.
-func (l *loading) entry(e fs.DirEntry) {
-	name := e.Name()
+// entry looks at one name of the directory.
+func (l *loading) entry(name string) found {
 	switch {
 	case strings.HasPrefix(name, ".#"), strings.Contains(name, "\n"):
-		return
+		return found{}
 	case strings.HasSuffix(name, ".yml"):
-		l.other = append(l.other, Problem{
+		return found{problem: &Problem{
 			File: filePath(l.dir, name), Text: "is ignored: the names of job files end in .yaml",
 			Hint: fmt.Sprintf("rename it to %s.yaml", strings.TrimSuffix(name, ".yml")), Warning: true,
-		})
-		return
+		}}
 	case !strings.HasSuffix(name, jobFileSuffix) || name == jobFileSuffix:
-		return
+		return found{}
 	}
 	path := filepath.Join(l.dir, name)
 	data, err := readRegular(path)
 	switch {
+	case err == nil:
+		return found{file: l.content(name, data)}
 	case errors.Is(err, errDirectory):
-		return
+		return found{}
 	case errors.Is(err, fs.ErrNotExist):
 		// Either it went while we looked, which is a deletion, or it is a link
 		// that leads nowhere, which is a broken file.
 		if _, err := os.Lstat(path); err != nil {
-			return
+			return found{}
 		}
-		l.add(brokenFile(l.dir, name, "is a link to a file that does not exist", "mend the link or take it away"))
-		return
-	case err != nil:
-		text, hint := unreadable(err)
-		l.add(brokenFile(l.dir, name, text, hint))
-		return
+		return found{file: brokenFile(l.dir, name, "is a link to a file that does not exist", "mend the link or take it away")}
 	}
-	l.content(name, data)
+	text, hint := unreadable(err)
+	return found{file: brokenFile(l.dir, name, text, hint)}
 }
 
 // content takes what a file holds, or what was made of it the last time.
-func (l *loading) content(name string, data []byte) {
+func (l *loading) content(name string, data []byte) *scan {
 	hash := hashOf(data)
 	if f := l.before.files[name]; f != nil {
 		for _, known := range []*scan{f.now, f.good} {
 			if known != nil && known.hash == hash {
-				l.add(known)
-				return
+				return known
 			}
 		}
 	}
-	l.add(scanFile(l.dir, name, data, hash, l.zones))
+	return scanFile(l.dir, name, data, hash, l.zones)
 }
 
 func (l *loading) add(s *scan) {

@@ -19,7 +19,7 @@ type state struct {
 	lists    map[string]listFile // by path, likewise
 	includes bool                // some list is read, which can change by itself
 	other    []Problem           // of no file that is read
-	zones    zoneTable
+	zones    *zoneTable
 	host     *Machine
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -218,7 +219,7 @@ func (s *scope) texts(key string, v *value) ([]string, bool) {
 	return list, good
 }
 
-// zone loads a time zone; the names are IANA's.
+// loadZone loads a time zone; the names are IANA's.
 func loadZone(name string) (*time.Location, error) {
 	if name == "" || name == "Local" {
 		return nil, fmt.Errorf("unknown time zone %q", name)
@@ -230,7 +231,7 @@ func loadZone(name string) (*time.Location, error) {
 	return loc, nil
 }
 
-func (s *scope) zone(key string, v *value, zones zoneTable) (*time.Location, bool) {
+func (s *scope) zone(key string, v *value, zones *zoneTable) (*time.Location, bool) {
 	name, ok := s.text(key, v)
 	if !ok {
 		return nil, false
@@ -244,16 +245,22 @@ func (s *scope) zone(key string, v *value, zones zoneTable) (*time.Location, boo
 }
 
 // zoneTable keeps one Location a name: 10,000 jobs must not read 10,000 files,
-// and an unchanged job keeps the very same pointer over reloads.
-type zoneTable map[string]*time.Location
+// and an unchanged job keeps the very same pointer over reloads. All sets of one
+// directory share it; it only grows, by names that exist.
+type zoneTable struct {
+	mu    sync.Mutex
+	known map[string]*time.Location
+}
 
-func (z zoneTable) load(name string) (*time.Location, error) {
-	if loc := z[name]; loc != nil {
+func (z *zoneTable) load(name string) (*time.Location, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if loc := z.known[name]; loc != nil {
 		return loc, nil
 	}
 	loc, err := loadZone(name)
 	if err == nil {
-		z[name] = loc
+		z.known[name] = loc
 	}
 	return loc, err
 }

@@ -44,7 +44,7 @@ func brokenFile(dir, name, text, hint string) *scan {
 }
 
 // scanFile reads one file's content.
-func scanFile(dir, name string, data []byte, hash string, zones zoneTable) *scan {
+func scanFile(dir, name string, data []byte, hash string, zones *zoneTable) *scan {
 	f := &scan{name: name, group: strings.TrimSuffix(name, jobFileSuffix), hash: hash}
 	s := &scope{file: filePath(dir, name), out: &f.problems}
 	root, bad := parseYAML(data)
@@ -68,7 +68,7 @@ func (s *scope) syntax(bad *syntaxError) {
 }
 
 // top reads the keys of a file.
-func (f *scan) top(s *scope, root *value, zones zoneTable) {
+func (f *scan) top(s *scope, root *value, zones *zoneTable) {
 	s.doubled(root)
 	if root.fault != nil {
 		s.fail(root, "", root.fault.text, root.fault.hint)
@@ -97,7 +97,7 @@ var specialKeys = []string{maintenanceKey, settingsKey, machinesKey}
 // salvage makes the best of a file that is not YAML: stars without quotes are
 // all named at once together with what else is wrong, and maintenance, which
 // somebody may have written in a hurry, counts where it can be read by itself.
-func (f *scan) salvage(s *scope, data []byte, bad *syntaxError, zones zoneTable) {
+func (f *scan) salvage(s *scope, data []byte, bad *syntaxError, zones *zoneTable) {
 	mended, stars := quoteStars(data)
 	if len(stars) > 0 {
 		root, again := parseYAML(mended)

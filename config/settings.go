@@ -28,7 +28,7 @@ func defaultSettings() Settings {
 // settingReader reads saltpeter_config.
 type settingReader struct {
 	*scope
-	zones zoneTable
+	zones *zoneTable
 	list  []setting
 }
 
@@ -131,7 +131,7 @@ var (
 
 // readSettings reads one saltpeter_config. Every key stands for itself: a wrong
 // one keeps its last good value and spoils no other.
-func readSettings(s *scope, v *value, zones zoneTable) []setting {
+func readSettings(s *scope, v *value, zones *zoneTable) []setting {
 	if isNull(v) {
 		return nil
 	}
