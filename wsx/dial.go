@@ -33,6 +33,9 @@ type DialOptions struct {
 	// Machine is shown by FetchOrder to a server whose token is a run's: which
 	// of its machines this is.
 	Machine string
+
+	// net is how tests reach a server without a network; nil: TCP.
+	net func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // ErrUnauthorized: the server answered 401. Try again later, never give up
@@ -49,7 +52,7 @@ func dial(ctx context.Context, o DialOptions, bufs *buffers) (*Conn, error) {
 		return nil, err
 	}
 	d := websocket.Dialer{
-		NetDialContext:   (&net.Dialer{}).DialContext,
+		NetDialContext:   o.dialer(),
 		HandshakeTimeout: o.timeout(),
 		ReadBufferSize:   serverBuffer * 2,
 		WriteBufferSize:  writePiece,
@@ -80,6 +83,13 @@ func (o *DialOptions) timeout() time.Duration {
 		return o.Timeout
 	}
 	return dialWait
+}
+
+func (o *DialOptions) dialer() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if o.net != nil {
+		return o.net
+	}
+	return (&net.Dialer{}).DialContext
 }
 
 func (o *DialOptions) header() http.Header {
@@ -119,7 +129,7 @@ func FetchOrder(ctx context.Context, o DialOptions, nonce string) ([]byte, error
 	u.Scheme = map[string]string{"ws": "http", "wss": "https"}[u.Scheme]
 	u.Path = strings.TrimSuffix(u.Path, "/") + "/order"
 	u.RawPath = ""
-	t := &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{}).DialContext}
+	t := &http.Transport{DisableKeepAlives: true, DialContext: o.dialer()}
 	defer t.CloseIdleConnections()
 	if u.Scheme == "https" {
 		if t.TLSClientConfig, err = pinned(o.Pin, u.Hostname()); err != nil {
@@ -132,14 +142,17 @@ func FetchOrder(ctx context.Context, o DialOptions, nonce string) ([]byte, error
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	var b backoff
+	var last error // what stood in the way, rather than that the time was up
 	for {
 		data, err := fetchOnce(ctx, client, &o, u, nonce)
 		if err == nil {
 			return data, nil
 		}
-		err = fmt.Errorf("cannot fetch the order from %s: %w", u.Host, err)
+		if last == nil || ctx.Err() == nil {
+			last = fmt.Errorf("cannot fetch the order from %s: %w", u.Host, err)
+		}
 		if errors.Is(err, ErrOtherNonce) || !sleep(ctx, b.next(errors.Is(err, ErrUnauthorized))) {
-			return nil, err
+			return nil, last
 		}
 	}
 }

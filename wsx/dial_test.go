@@ -117,8 +117,14 @@ func TestFetchOrder(t *testing.T) {
 	d.mu.Lock()
 	delete(d.tokens, token)
 	d.mu.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
+	before := d.refusals()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for d.refusals() < before+3 && t.Context().Err() == nil {
+			time.Sleep(2 * time.Millisecond)
+		}
+	}()
 	if _, err := FetchOrder(ctx, o, "n1"); !errors.Is(err, ErrUnauthorized) {
 		t.Error(err)
 	}

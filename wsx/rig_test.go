@@ -20,7 +20,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	patient = 20 * time.Second // how long a test waits for what will come
+	patient = 90 * time.Second // how long a test waits for what will come
 	token   = "SECRETTOKEN0123456789abcdef"
 )
 
@@ -38,11 +38,17 @@ func eventually(t testing.TB, what string, ok func() bool) {
 type spool struct {
 	mu      sync.Mutex
 	data    []byte
-	streams []byte // of each byte, empty: all standard output
+	runs    []run
 	acks    []int64
 	most    int64 // the largest distance between what was read and acknowledged
 	acked   int64
 	changed chan struct{}
+}
+
+// run is where the bytes of one stream end.
+type run struct {
+	end    int64
+	stream byte
 }
 
 func newSpool() *spool { return &spool{changed: make(chan struct{}, 1)} }
@@ -50,7 +56,7 @@ func newSpool() *spool { return &spool{changed: make(chan struct{}, 1)} }
 func (s *spool) add(stream byte, data string) {
 	s.mu.Lock()
 	s.data = append(s.data, data...)
-	s.streams = append(s.streams, bytes.Repeat([]byte{stream}, len(data))...)
+	s.runs = append(s.runs, run{int64(len(s.data)), stream})
 	s.mu.Unlock()
 	select {
 	case s.changed <- struct{}{}:
@@ -65,15 +71,15 @@ func (s *spool) ReadAt(p []byte, offset int64) (int, byte, error) {
 		return 0, wire.Stdout, nil
 	}
 	n := copy(p, s.data[offset:])
-	stream := wire.Stdout
-	if len(s.streams) > 0 {
-		stream = s.streams[offset]
-		for i := 1; i < n; i++ {
-			if s.streams[offset+int64(i)] != stream {
-				n = i
-			}
-		}
+	i := 0
+	for s.runs[i].end <= offset {
+		i++
 	}
+	stream, end := s.runs[i].stream, s.runs[i].end
+	for ; i < len(s.runs) && s.runs[i].stream == stream; i++ {
+		end = s.runs[i].end
+	}
+	n = int(min(int64(n), end-offset))
 	s.most = max(s.most, offset+int64(n)-s.acked)
 	return n, stream, nil
 }
@@ -106,6 +112,7 @@ type desk struct {
 	tasks    map[string]*stored
 	open     int
 	sessions int
+	refused  int               // orders
 	orders   map[string]string // token -> nonce
 	busy     error             // what Connect answers to everybody
 
@@ -152,6 +159,18 @@ func (d *desk) got() string {
 	return string(d.task(token).data)
 }
 
+func (d *desk) refusals() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refused
+}
+
+func (d *desk) size() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return int64(len(d.task(token).data))
+}
+
 func (d *desk) Connect(_ context.Context, c Claim) (Session, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -172,6 +191,7 @@ func (d *desk) Order(_ context.Context, c Claim, nonce string) ([]byte, error) {
 		return nil, d.busy
 	}
 	if !d.tokens[c.Token] {
+		d.refused++
 		return nil, ErrUnknownToken
 	}
 	if n, ok := d.orders[c.Token]; ok && n != nonce {
@@ -334,11 +354,9 @@ type place struct {
 	stop  func()
 }
 
-// open starts a machines listener. Its log must not show a token.
-func open(t testing.TB, d *desk, change func(*ServerOptions)) *place {
+// pair is a new certificate and its key.
+func pair(t testing.TB) tls.Certificate {
 	t.Helper()
-	p := &place{d: d, notes: &notes{}}
-	o := ServerOptions{Handler: d, Log: p.notes.log()}
 	cert, key, err := NewCertificate([]string{"localhost", "127.0.0.1"}, time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -347,8 +365,18 @@ func open(t testing.TB, d *desk, change func(*ServerOptions)) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-	if p.pin, err = PinOf(pair); err != nil {
+	return pair
+}
+
+// open starts a machines listener. Its log must not show a token.
+func open(t testing.TB, d *desk, change func(*ServerOptions)) *place {
+	t.Helper()
+	p := &place{d: d, notes: &notes{}}
+	o := ServerOptions{Handler: d, Log: p.notes.log()}
+	own := pair(t)
+	o.TLS = &tls.Config{Certificates: []tls.Certificate{own}}
+	var err error
+	if p.pin, err = PinOf(own); err != nil {
 		t.Fatal(err)
 	}
 	if change != nil {

@@ -172,12 +172,12 @@ func TestLimits(t *testing.T) {
 		t.Error("a binary message of more than 1 MiB was taken")
 	}
 	c = dialed()
-	text := []byte(`{"type":"complete","output":"` + strings.Repeat("x", 20<<20) + `"}`)
+	text := []byte(`{"type":"complete","output":"` + strings.Repeat("x", 6<<20) + `"}`)
 	if err := c.Write(Text, text); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "20 MiB of the first generation", func() (ok bool) {
-		d.with(func(s *stored) { ok = len(s.messages) == 1 && len(s.messages[0].Output) == 20<<20 })
+	eventually(t, "6 MiB of the first generation", func() (ok bool) {
+		d.with(func(s *stored) { ok = len(s.messages) == 1 && len(s.messages[0].Output) == 6<<20 })
 		return ok
 	})
 	var remote *Conn
