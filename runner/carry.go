@@ -73,8 +73,10 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.session
+	var introduced time.Time // by when a new connection has to say who it is
 	if s != nil && s.features.Load() == nil {
-		s = nil // it has not said yet who it is
+		introduced = s.opened.Add(p.answer)
+		s = nil
 	}
 	switch ended := over(t.rec.State); {
 	case k.settled:
@@ -102,6 +104,8 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 	}
 	var until time.Time
 	switch {
+	case now.Before(introduced):
+		until = introduced
 	case s == nil && now.Before(k.notBefore):
 		until = k.notBefore
 	case s == nil && t.contact.IsZero() && t.rec.Started.IsZero() && now.Before(t.quiet.Add(p.connect)):

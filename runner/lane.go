@@ -158,6 +158,7 @@ func (t *task) recordLaunch(ctx context.Context) ([]byte, error) {
 	if err := t.apply(event); err != nil {
 		return nil, err
 	}
+	t.hash = hash
 	t.mu.Lock()
 	t.starting, t.timeKnown = true, true
 	t.quiet = time.Now()
@@ -243,8 +244,13 @@ func (t *task) failedStart(err error) {
 
 // fail ends the task with 255, its reason in the output. serial is held.
 func (t *task) fail(state ledger.State, why string) error {
-	return t.apply(
-		ledger.Ended{Task: t.id, At: time.Now(), State: state, ExitCode: wire.ExitUnreachable, Reason: why, End: wire.End{Cause: wire.CauseLaunch}},
+	now := time.Now()
+	err := t.apply(
+		ledger.Ended{Task: t.id, At: now, State: state, ExitCode: wire.ExitUnreachable, Reason: why, End: wire.End{Cause: wire.CauseLaunch}},
 		t.noteEvent(why+"\n"),
 	)
+	if err == nil && t.hash != "" {
+		t.ts.expire(t.hash, t.id, now)
+	}
+	return err
 }

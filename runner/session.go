@@ -18,6 +18,7 @@ type session struct {
 	t        *task
 	hash     string // of its token
 	conn     *wsx.Conn
+	opened   time.Time     // before it is in force
 	arrived  bool          // a frame has come
 	skew     time.Duration // of the machine's clock, seen at connect: ours minus theirs
 	refused  int
@@ -41,7 +42,7 @@ func (s *session) has(feature string) bool {
 // Open puts the connection in force. The newest wins: after a cut the wrapper
 // knows earlier than we do.
 func (s *session) Open(c *wsx.Conn) {
-	s.conn = c
+	s.conn, s.opened = c, time.Now()
 	s.acks.session = s
 	t := s.t
 	t.mu.Lock()

@@ -24,6 +24,7 @@ type task struct {
 	// answers that may block, and calls to the other half.
 	serial sync.Mutex
 	later  []func()
+	hash   string // of the token of the last start
 
 	// outMu owns the output file. It is not serial: a kill never waits for
 	// output, and output never for a kill.

@@ -11,6 +11,7 @@ import (
 
 	"saltpeter/runner/ledger"
 	"saltpeter/wsx"
+	"saltpeter/wsx/wire"
 )
 
 // newToken makes the secret that lets one wrapper in, and its hash, which is all
@@ -116,8 +117,7 @@ func (h handler) claim(ctx context.Context, c wsx.Claim) (*task, string, error) 
 	if err != nil {
 		return nil, "", err
 	}
-	rec := t.record()
-	if over(rec.State) && rec.Leftover == 0 && !rec.Ended.IsZero() && time.Since(rec.Ended) > h.ts.pace.late && t.link() == nil {
+	if t.told(time.Now()) {
 		h.ts.forgetIdle(t)
 		if _, err := h.ts.o.Ledger.Apply(h.ts.write, ledger.TokenDropped{Hash: hash}); err != nil {
 			h.ts.o.Log.Warn("cannot drop an old token", "err", err)
@@ -125,6 +125,20 @@ func (h handler) claim(ctx context.Context, c wsx.Claim) (*task, string, error) 
 		return nil, "", wsx.ErrUnknownToken
 	}
 	return t, hash, nil
+}
+
+// told reports whether a task's end was told so long ago that nobody may come for
+// it any more. An end that its wrapper has not told is waited for much longer: it
+// may be cut off for days and still have the rest of the output.
+func (t *task) told(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rec := &t.rec
+	if !over(rec.State) || rec.Leftover > 0 || rec.End == nil || t.session != nil {
+		return false
+	}
+	byWrapper := rec.End.RealCode != nil || rec.End.RealSignal != 0 || rec.End.Cause == wire.CauseNever || rec.End.Cause == wire.CauseLaunch
+	return byWrapper && now.Sub(rec.Ended) > t.ts.pace.late
 }
 
 // Order gives a wrapper that was started without its order that order, bound to
