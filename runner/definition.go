@@ -74,14 +74,17 @@ func define(set *config.Set, job *config.Job, machines []config.Machine, localSp
 }
 
 // transportOf says how a machine is reached for a job: the job's word, else the
-// server's, else what the inventory says of the machine.
+// server's, else what the inventory says of the machine. What the inventory has
+// elsewhere is never "local", whoever says so: the job would run here under that
+// machine's name.
 func transportOf(set *config.Set, job *config.Job, m config.Machine) string {
+	away := m.SSH != "" && !m.Local
 	for _, t := range []string{job.Transport, set.Settings.DefaultTransport} {
-		if t != "" && t != "auto" {
+		if t != "" && t != "auto" && !(t == "local" && away) {
 			return t
 		}
 	}
-	if m.SSH != "" && !m.Local {
+	if away {
 		return "ssh"
 	}
 	return "local"

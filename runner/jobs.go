@@ -35,7 +35,7 @@ func (f *firing) blocked(set *config.Set, job *config.Job) string {
 		return ledger.ReasonDisabled
 	case set.Maintenance.Global:
 		return ledger.ReasonMaintenance
-	case job.OnOverlap != "allow" && len(f.overlapping(job.Name)) > 0:
+	case job.OnOverlap != "allow" && len(f.tasks.live(job.Name)) > 0:
 		return ledger.ReasonOverlap
 	}
 	return ""
@@ -44,14 +44,23 @@ func (f *firing) blocked(set *config.Set, job *config.Job) string {
 // setConfig puts a new Set in force. Jobs that are new get their watermark, so
 // that an absence of the server is counted from now on.
 func (f *firing) setConfig(ctx context.Context, set *config.Set) {
+	f.configuring.Lock()
+	defer f.configuring.Unlock()
 	f.set.Store(set)
+	if !f.running {
+		return // start takes what is in force then
+	}
 	now := wallNow()
 	var marks []ledger.Event
 	for _, job := range f.table.load(set, now) {
-		marks = append(marks, watermark(job.Name, now))
+		if !f.absences.pending(job.Name) { // its watermark must not pass what has no record
+			marks = append(marks, watermark(job.Name, now))
+		}
 	}
 	if len(marks) > 0 {
-		f.write(ctx, marks)
+		unlock := f.deciding.lock("")
+		f.write(ctx, "", marks...)
+		unlock()
 	}
 	select {
 	case f.wake <- struct{}{}:
@@ -59,13 +68,21 @@ func (f *firing) setConfig(ctx context.Context, set *config.Set) {
 	}
 }
 
-// keepWatermark tells the book now and then that a server is there.
+// keepWatermark tells the book now and then that a server is there, and how far
+// every due time has been dealt with. What cannot be written is said anew next
+// time.
 func (f *firing) keepWatermark(ctx context.Context) {
 	const each = 10 * time.Second
 	tick := time.NewTicker(each)
 	defer tick.Stop()
 	for {
-		f.write(context.WithoutCancel(ctx), []ledger.Event{watermark("", wallNow())})
+		events := []ledger.Event{watermark("", wallNow())}
+		if dealt := f.dealt.Load(); dealt != nil {
+			events = append(events, watermark(dealtMark, *dealt))
+		}
+		if _, err := f.ledger.Apply(context.WithoutCancel(ctx), events...); err != nil {
+			f.log.Warn("cannot record that the server is up", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return

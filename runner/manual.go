@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"saltpeter/config"
 	"saltpeter/runner/ledger"
@@ -24,67 +23,64 @@ const (
 
 // startNow is a run by hand. It is written to the audit log whatever comes of it.
 func (f *firing) startNow(ctx context.Context, a Actor, q StartRequest) (*ledger.Run, error) {
-	run, err := f.tryStart(ctx, a, q)
+	run, err := f.tryStart(ctx, a, &q)
 	outcome := ""
-	switch {
-	case err != nil:
+	if err != nil {
 		outcome = err.Error()
-	default:
+	} else {
 		outcome = "started " + run.ID
 	}
-	f.write(ctx, []ledger.Event{ledger.Audited{Entry: ledger.AuditEntry{
+	defer f.deciding.lock("")()
+	f.write(ctx, "", ledger.Audited{Entry: ledger.AuditEntry{
 		At: wallNow(), Who: a.Who, From: a.From, What: "run", Target: q.Job, Outcome: outcome,
-	}}})
+	}})
 	return run, err
 }
 
-func (f *firing) tryStart(ctx context.Context, a Actor, q StartRequest) (*ledger.Run, error) {
+// tryStart starts a run by hand; it fills in the job of a retry.
+func (f *firing) tryStart(ctx context.Context, a Actor, q *StartRequest) (*ledger.Run, error) {
+	b := beginning{trigger: ledger.TriggerManual, actor: a, only: narrowing{globs: q.Machines}, force: q.Force, retryOf: q.RetryOf}
+	if q.RetryOf != "" {
+		b.trigger = ledger.TriggerRetry
+		var err error
+		if b.only.exact, err = f.failedMachines(ctx, q); err != nil {
+			return nil, err
+		}
+	}
 	set := f.set.Load()
 	job := set.Jobs[q.Job]
 	if job == nil {
 		return nil, noSuchJob(set, q.Job)
 	}
-	only := q.Machines
-	if q.RetryOf != "" {
-		failed, err := f.failedMachines(ctx, q.RetryOf)
-		if err != nil {
-			return nil, err
-		}
-		only = append(slices.Clone(only), failed...)
-	}
-	trigger := ledger.TriggerManual
-	if q.RetryOf != "" {
-		trigger = ledger.TriggerRetry
-	}
 	defer f.deciding.lock(job.Name)()
-	now := wallNow()
-	run, err := f.begin(ctx, set, job, beginning{
-		due: now, now: now, trigger: trigger, actor: a, only: only, force: q.Force, retryOf: q.RetryOf,
-	}, nil)
+	b.now = wallNow()
+	b.due = b.now
+	run, err := f.begin(ctx, set, job, b)
 	var refused *refusedFiring
-	switch {
-	case errors.As(err, &refused):
+	if errors.As(err, &refused) {
 		return nil, refused.refusal(job.Name)
-	case err != nil:
-		return nil, err
 	}
-	return run, nil
+	return run, err
 }
 
 // refusal says to a person what a firing that was held back would have recorded.
 func (e *refusedFiring) refusal(job string) *Refusal {
+	why := ""
+	if e.detail != "" {
+		why = " (" + e.detail + ")"
+	}
 	switch e.reason {
 	case ledger.ReasonMaintenance:
-		return &Refusal{Code: CodeMaintenance, Text: fmt.Sprintf("cannot run %q: maintenance is on", job),
+		return &Refusal{Code: CodeMaintenance, Text: fmt.Sprintf("cannot run %q: maintenance is on%s", job, why),
 			Hint: "take it out of saltpeter_maintenance, or add --force"}
 	case ledger.ReasonOverlap:
-		return &Refusal{Code: CodeOverlap, Text: fmt.Sprintf("cannot run %q: it is %s", job, e.detail),
+		return &Refusal{Code: CodeOverlap, Text: fmt.Sprintf("cannot run %q: an earlier run of it is not over%s", job, why),
 			Hint: fmt.Sprintf("see it with `saltpeter status %s`, end it with `saltpeter kill %s`, or add --force", job, job)}
 	case ledger.ReasonDisabled:
-		return &Refusal{Code: CodeNoMachines, Text: fmt.Sprintf("cannot run %q: every machine that it names is disabled", job),
+		return &Refusal{Code: CodeNoMachines, Text: fmt.Sprintf("cannot run %q: its machines are disabled%s", job, why),
 			Hint: "see `saltpeter machines`"}
 	}
-	return &Refusal{Code: CodeBadRequest, Text: fmt.Sprintf("cannot run %q: %s", job, e.Error())}
+	return &Refusal{Code: CodeBadRequest, Text: fmt.Sprintf("cannot run %q: %s", job, e.detail), Hint: "mend the job, see `saltpeter check`"}
 }
 
 // noSuchJob names the nearest job that there is, since most are typing errors.
@@ -123,14 +119,21 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// failedMachines are those of an earlier run whose task did not succeed.
-func (f *firing) failedMachines(ctx context.Context, id string) ([]string, error) {
-	run, err := f.ledger.Run(ctx, id)
+// failedMachines are those of an earlier run whose task did not succeed. The job of
+// the request is filled in.
+func (f *firing) failedMachines(ctx context.Context, q *StartRequest) ([]string, error) {
+	run, err := f.ledger.Run(ctx, q.RetryOf)
 	if errors.Is(err, ledger.ErrNoRun) {
-		return nil, &Refusal{Code: CodeNoSuchRun, Text: fmt.Sprintf("there is no run %q", id), Hint: "`saltpeter history` lists the runs"}
+		return nil, &Refusal{Code: CodeNoSuchRun, Text: fmt.Sprintf("there is no run %q", q.RetryOf), Hint: "`saltpeter history` lists the runs"}
 	}
 	if err != nil {
 		return nil, err
+	}
+	if q.Job == "" {
+		q.Job = run.Job
+	}
+	if q.Job != run.Job {
+		return nil, &Refusal{Code: CodeBadRequest, Text: fmt.Sprintf("run %q is one of job %q, not of %q", q.RetryOf, run.Job, q.Job), Hint: "name the run's own job, or none"}
 	}
 	var failed []string
 	for _, t := range run.Tasks {
@@ -139,7 +142,7 @@ func (f *firing) failedMachines(ctx context.Context, id string) ([]string, error
 		}
 	}
 	if len(failed) == 0 {
-		return nil, &Refusal{Code: CodeNoMachines, Text: fmt.Sprintf("run %q failed on no machine", id), Hint: "run the whole job with `saltpeter run`"}
+		return nil, &Refusal{Code: CodeNoMachines, Text: fmt.Sprintf("run %q failed on no machine", q.RetryOf), Hint: "run the whole job with `saltpeter run`"}
 	}
 	return failed, nil
 }

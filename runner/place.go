@@ -3,6 +3,7 @@ package runner
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"saltpeter/config"
@@ -22,16 +23,23 @@ type leftOut struct {
 	reason  string
 }
 
+// narrowing restricts a run by hand to some of the job's machines; empty it
+// restricts nothing.
+type narrowing struct {
+	globs []string // machines that one of them names
+	exact []string // and that are among these
+}
+
 // place decides where a firing goes: the machines that the job names, but for
-// disabled ones, those in maintenance, those where an earlier task may still be
-// alive, and as many as number_of_targets allows. only restricts a run by hand.
-func place(set *config.Set, job *config.Job, only []string, busy func(machine string) bool, force bool) (placement, error) {
+// disabled ones, those in maintenance, those where a lost task may still live, and
+// as many as number_of_targets allows.
+func place(set *config.Set, job *config.Job, only narrowing, lost map[string]bool, force bool) (placement, error) {
 	var p placement
 	match, disabled, err := set.Matching(job)
 	if err != nil {
-		return p, err
+		return p, &refusedFiring{ledger.ReasonError, err.Error()}
 	}
-	if match, disabled, err = restrict(match, disabled, only); err != nil {
+	if match, disabled, err = only.restrict(match, disabled); err != nil {
 		return p, err
 	}
 	for _, m := range disabled {
@@ -45,52 +53,63 @@ func place(set *config.Set, job *config.Job, only []string, busy func(machine st
 		switch {
 		case resting[m.Name] && !force:
 			p.left = append(p.left, leftOut{m.Name, ledger.ReasonMaintenance})
-		case !force && job.OnOverlap != "allow" && busy(m.Name):
+		case lost[m.Name] && job.OnOverlap != "allow" && !force:
 			p.left = append(p.left, leftOut{m.Name, ledger.ReasonOverlap})
 		default:
 			p.machines = append(p.machines, m)
 		}
 	}
-	if n := job.NumberOfTargets; n > 0 && n < len(p.machines) {
-		rand.Shuffle(len(p.machines), func(i, j int) { p.machines[i], p.machines[j] = p.machines[j], p.machines[i] })
-		p.machines = p.machines[:n]
-	}
+	p.machines = some(p.machines, job.NumberOfTargets)
 	return p, nil
 }
 
-// restrict keeps the machines that one of the globs names.
-func restrict(match, disabled []config.Machine, only []string) (m, d []config.Machine, err error) {
-	if len(only) == 0 {
+// some chooses n machines by chance, in the order of the inventory; all of them
+// where n is 0.
+func some(machines []config.Machine, n int) []config.Machine {
+	if n <= 0 || n >= len(machines) {
+		return machines
+	}
+	chosen := rand.Perm(len(machines))[:n]
+	slices.Sort(chosen)
+	kept := make([]config.Machine, n)
+	for i, at := range chosen {
+		kept[i] = machines[at]
+	}
+	return kept
+}
+
+// restrict keeps the machines that are meant.
+func (n narrowing) restrict(match, disabled []config.Machine) (m, d []config.Machine, err error) {
+	if len(n.globs) == 0 && len(n.exact) == 0 {
 		return match, disabled, nil
 	}
 	var globs []*targets.Expr
-	for _, text := range only {
+	for _, text := range n.globs {
 		glob, err := targets.Parse("glob", text)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, &Refusal{Code: CodeBadRequest, Text: fmt.Sprintf("machine %q: %v", text, err), Hint: "write a name or a glob such as 'web*'"}
 		}
 		globs = append(globs, glob)
 	}
 	keep := func(all []config.Machine) (kept []config.Machine) {
 		for _, m := range all {
-			for _, g := range globs {
-				if g.Match(m.Target()) {
-					kept = append(kept, m)
-					break
-				}
+			named := len(globs) == 0 || slices.ContainsFunc(globs, func(g *targets.Expr) bool { return g.Match(m.Target()) })
+			if named && (len(n.exact) == 0 || slices.Contains(n.exact, m.Name)) {
+				kept = append(kept, m)
 			}
 		}
 		return kept
 	}
 	m, d = keep(match), keep(disabled)
 	if len(m)+len(d) == 0 {
-		return nil, nil, fmt.Errorf("no machine of this job matches %s", strings.Join(only, ", "))
+		return nil, nil, &Refusal{Code: CodeNoMachines, Text: "no machine of this job matches " + strings.Join(append(slices.Clone(n.globs), n.exact...), ", "),
+			Hint: "see `saltpeter machines` and the job's targets"}
 	}
 	return m, d, nil
 }
 
-// batches cuts the machines of a run into batches.
-func batches(job *config.Job, machines int) int {
+// batchSize is how many of a run's machines start together.
+func batchSize(job *config.Job, machines int) int {
 	size := job.Batch.Of(machines)
 	if size <= 0 || size > machines {
 		return max(machines, 1)

@@ -15,12 +15,14 @@ type timetable struct {
 	mu      sync.Mutex
 	entries map[string]*entry
 	heap    dueHeap
+	late    []dueJob // due before a reload changed or removed them, and not taken yet
 }
 
 // entry is one job's place in the timetable.
 type entry struct {
 	job   *config.Job
 	key   string    // what decides when it is due; equal keys keep next
+	dues  *dues     // nil without a schedule
 	next  time.Time // zero = never
 	index int       // in the heap, -1 outside
 }
@@ -43,13 +45,15 @@ func timetableKey(j *config.Job) string {
 }
 
 // load puts a new Set in force. Entries whose times did not change keep their
-// place, so that a reload between a due time and its firing loses nothing. It
-// returns the jobs whose times begin now.
+// place, and what of the others is due already is still taken: a reload between a
+// due time and its firing loses nothing. It returns the jobs whose times begin
+// now.
 func (t *timetable) load(set *config.Set, now time.Time) (fresh []*config.Job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for name, e := range t.entries {
 		if set.Jobs[name] == nil {
+			t.keepDue(e, now)
 			t.place(e, time.Time{})
 			delete(t.entries, name)
 		}
@@ -66,7 +70,11 @@ func (t *timetable) load(set *config.Set, now time.Time) (fresh []*config.Job) {
 			e = &entry{index: -1}
 			t.entries[name] = e
 		}
-		e.job, e.key = job, key
+		t.keepDue(e, now)
+		e.job, e.key, e.dues = job, key, nil
+		if job.Schedule != nil {
+			e.dues = duesOf(job)
+		}
 		t.place(e, nextOf(job, now))
 		fresh = append(fresh, job)
 	}
@@ -99,21 +107,37 @@ func (t *timetable) place(e *entry, next time.Time) {
 func (t *timetable) take(now time.Time) []dueJob {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var due []dueJob
+	due := t.late
+	t.late = nil
 	for len(t.heap) > 0 && !t.heap[0].next.After(now) {
 		e := t.heap[0]
-		d := dueJob{job: e.job, first: e.next, last: e.next}
-		if n := e.job.Schedule.Next(e.next); !n.IsZero() && !n.After(now) {
-			span := countDue(e.job.Schedule, e.next, now)
-			d.last, d.missed, d.before = span.last, span.count, span.beforeLast
-			if d.before.IsZero() {
-				d.before = e.next
-			}
-		}
+		d := e.due(now)
 		due = append(due, d)
-		t.place(e, e.job.Schedule.Next(now))
+		t.place(e, e.job.Schedule.Next(d.last))
 	}
 	return due
+}
+
+// due is what an entry whose time has come is due for at now.
+func (e *entry) due(now time.Time) dueJob {
+	d := dueJob{job: e.job, first: e.next, last: e.next}
+	if n := e.job.Schedule.Next(e.next); n.IsZero() || n.After(now) {
+		return d
+	}
+	span := e.dues.in(e.next, now)
+	d.last, d.missed, d.before = span.last, span.count, span.beforeLast
+	if d.before.IsZero() {
+		d.before = e.next
+	}
+	return d
+}
+
+// keepDue keeps what an entry is due for already before it changes. The lock is
+// held.
+func (t *timetable) keepDue(e *entry, now time.Time) {
+	if e.index >= 0 && !e.next.After(now) {
+		t.late = append(t.late, e.due(now))
+	}
 }
 
 // restart computes every next time anew from now: the wall clock has gone back
@@ -168,51 +192,4 @@ func (h *dueHeap) Pop() any {
 	*h = old[:len(old)-1]
 	e.index = -1
 	return e
-}
-
-// dueSpan is what lies between two instants of a schedule.
-type dueSpan struct {
-	first, beforeLast, last time.Time
-	count                   int64
-	more                    bool // count is a lower bound
-}
-
-// mostCounted bounds how many due times are counted one by one: a month of a
-// job that is due every second.
-const mostCounted = 3_000_000
-
-// countDue counts the due times in (after, until].
-func countDue(s config.Schedule, after, until time.Time) dueSpan {
-	var span dueSpan
-	for t := s.Next(after); !t.IsZero() && !t.After(until); t = s.Next(t) {
-		if span.count == 0 {
-			span.first = t
-		}
-		if span.count == mostCounted {
-			span.more = true
-			span.beforeLast, span.last = span.last, lastDue(s, t, until)
-			break
-		}
-		span.count++
-		span.beforeLast, span.last = span.last, t
-	}
-	return span
-}
-
-// lastDue is the last due time up to until, where known is one that is. Next
-// never goes back as its argument grows, so halving finds it.
-func lastDue(s config.Schedule, known, until time.Time) time.Time {
-	low, high := known, until
-	for high.Sub(low) > time.Second {
-		middle := low.Add(high.Sub(low) / 2).Truncate(time.Second)
-		if !middle.After(low) {
-			break
-		}
-		if n := s.Next(middle); !n.IsZero() && !n.After(until) {
-			low, known = n, n
-		} else {
-			high = middle
-		}
-	}
-	return known
 }
