@@ -54,6 +54,7 @@ type engine struct {
 	finished    bool
 	end         wire.End
 	sentMain    map[unix.Signal]bool // by `signal`, for the cause of a death
+	hurried     bool                 // the thread is locked and runs before others
 
 	kill     *killing
 	leftover leftovers
@@ -171,6 +172,7 @@ func (e *engine) emit(ev engineEvent) { e.outbox = append(e.outbox, ev) }
 func (e *engine) run() {
 	defer close(e.done)
 	defer e.release()
+	defer e.calm()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -342,6 +344,7 @@ func (e *engine) finish(proof string) {
 	}
 	e.emit(engineEvent{Kind: eventGone, End: e.end})
 	e.stopTimer()
+	e.calm()
 	e.finished = true
 	e.debugf("Nothing of the job is left (%s)", proof)
 }

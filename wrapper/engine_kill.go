@@ -37,11 +37,15 @@ type killing struct {
 	answered bool      // "alive" was said
 	next     time.Time // the next look or round is due
 	looks    int       // of the signal phase
-	rounds   int       // of the kill phase
-	seen     map[procKey]bool
-	breeding int
-	ghostly  time.Time // since when nobody lives although children are left
-	ghosts   []int     // those children
+
+	rounds   int          // of the kill phase
+	breeding int          // those of them that met somebody new
+	struck   map[int]bool // our children that got SIGKILL and are not reaped yet
+	pause    time.Duration
+	scanned  time.Time
+
+	ghostly time.Time // since when nobody lives although children are left
+	ghosts  []int     // those children
 }
 
 // The signal phase looks again for those that the first look could not see; the
@@ -50,9 +54,6 @@ var termLooks = []time.Duration{15 * time.Millisecond, 150 * time.Millisecond, t
 
 const (
 	termLookMax  = 10 * time.Second
-	firstPause   = 2 * time.Millisecond // between rounds of the kill phase
-	roundsQuick  = 20
-	pauseMax     = 5 * time.Second
 	ghostPatient = 250 * time.Millisecond
 	ghostPause   = 20 * time.Millisecond
 )
@@ -123,7 +124,7 @@ func (e *engine) beginKill(cause, name string, sig unix.Signal, grace time.Durat
 	now := time.Now()
 	k := &killing{
 		already: map[string]bool{}, began: now, ticks: bootTicks(), name: name, phase: wire.PhaseTerm,
-		sent: map[procKey]map[unix.Signal]bool{}, eperm: map[procKey]bool{}, seen: map[procKey]bool{},
+		sent: map[procKey]map[unix.Signal]bool{}, eperm: map[procKey]bool{},
 		deadline: now.Add(grace), sigs: []unix.Signal{sig},
 	}
 	e.kill = k
@@ -131,7 +132,6 @@ func (e *engine) beginKill(cause, name string, sig unix.Signal, grace time.Durat
 		e.cause = cause
 	}
 	members := e.tree()
-	k.meet(members)
 	k.before = living(members)
 	if e.opened.IsZero() && !e.mainEnded {
 		e.never = true
@@ -184,17 +184,6 @@ func (e *engine) joinKill(id string, sig unix.Signal, grace time.Duration) {
 		}
 		e.wakeMembers(members)
 	}
-}
-
-// meet notes members as known; how many of them are new says whether they breed.
-func (k *killing) meet(members []member) (fresh int) {
-	for _, m := range members {
-		if m.alive() && !k.seen[m.procKey] {
-			k.seen[m.procKey] = true
-			fresh++
-		}
-	}
-	return fresh
 }
 
 // signalOnce sends a member a signal that it has not had. Unless it was surely
@@ -281,7 +270,6 @@ func (e *engine) termLook(now time.Time) (gone bool) {
 	if k.looks == 0 {
 		k.before = max(k.before, k.countBefore(members))
 	}
-	k.meet(members)
 	for _, sig := range k.sigs {
 		for _, m := range members {
 			e.signalOnce(m, sig, false)
@@ -357,9 +345,6 @@ func (e *engine) proveGone() (proof string, gone bool) {
 	if !e.empty {
 		members := e.scan()
 		if living(members) > 0 {
-			if e.kill != nil {
-				e.kill.meet(members)
-			}
 			return "", false
 		}
 		e.empty = true

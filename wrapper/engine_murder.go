@@ -2,6 +2,7 @@ package wrapper
 
 import (
 	"errors"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,79 +12,81 @@ import (
 
 // The kill phase: SIGKILL by every way there is, again and again, until the
 // kernel says that nothing is left.
+//
+// A breeder that forks faster than /proc can be read is met with what is cheap.
+// Whoever loses its parent comes to us, and while we don't reap, a child's number
+// is pinned to it and can be struck unseen: so each round reads our own list of
+// children, strikes who is new there, and reads again until nobody is. All of
+// /proc is read only where that finds nobody new, or once in a while.
 
 const (
-	breedingRounds = 2 // rounds that met somebody new before the loop is tightened
-	tightBurst     = 150 * time.Millisecond
-	tightQuiet     = 30 // looks in a row without a new child that end a burst
-	sweepAfter     = 20 // bursts without an end, until everybody is stopped first
+	strikeQuiet = 3                      // looks in a row without a new child that end a burst
+	strikeBurst = 100 * time.Millisecond // and the longest one
+	scanEvery   = time.Second            // however they breed
+	breedPause  = 500 * time.Microsecond // sleepers are woken sooner than spinners get their next turn
+	firstPause  = 4 * time.Millisecond   // when nobody new is met: a child's end wakes us anyway
+	pauseTill   = 100 * time.Millisecond // the longest before the hard limit
+	pauseAfter  = 5 * time.Second        // and after it
+	sweepEvery  = 500                    // rounds with somebody new, until everybody is stopped first
 )
 
 // enterKillPhase ends the grace; the first round is done at once.
 func (e *engine) enterKillPhase(now time.Time) {
 	k := e.kill
 	k.phase, k.killAt, k.hardAt = wire.PhaseKill, now, now.Add(e.hardLimit())
-	k.next = now
+	k.next, k.pause, k.scanned = now, firstPause, now
 	k.ghostly = time.Time{}
+	k.struck = map[int]bool{}
+	e.hurry()
 }
 
-// killRound strikes once. The first round takes what is cheap to find; the later
-// ones cast all nets, and where new processes keep coming the loop is tightened.
+// killRound strikes once.
 func (e *engine) killRound(now time.Time) (gone bool) {
 	k := e.kill
 	k.rounds++
 	if e.cg != nil {
 		_ = e.cg.kill()
-		e.thaw() // the kernel's own freezer lets SIGKILL through; an outer one may not
 	}
 	if e.nets.groupPinned() {
 		_ = unix.Kill(-e.nets.main.pid, unix.SIGKILL)
 	}
-	members := e.tree()
-	e.strike(members)
-	fresh := k.meet(members)
-	if k.rounds > 1 {
-		members = e.scan()
-		e.strike(members)
-		fresh += k.meet(members)
-		if fresh > 0 {
-			k.breeding++
+	if k.rounds == 1 {
+		e.thaw()
+	}
+	fresh := e.strikeChildren()
+	if fresh > 0 {
+		k.breeding++
+		k.pause = firstPause
+		k.next = time.Now().Add(breedPause)
+		if k.rounds == 1 {
+			k.next = now.Add(firstPause)
 		}
-		if fresh > 0 && k.breeding >= breedingRounds {
-			if k.breeding%sweepAfter == 0 {
-				e.stopAll()
-			}
-			e.tighten()
-			e.reap()
-			members = e.scan()
-			fresh += k.meet(members)
+		if k.breeding%sweepEvery == 0 {
+			e.stopAll()
+		}
+		if now.Sub(k.scanned) < scanEvery && now.Before(k.hardAt) {
+			return false
 		}
 	}
-	k.next = now.Add(e.roundPause(fresh))
-	if k.rounds == 1 {
-		return false
+	members := e.scan()
+	e.strike(members)
+	k.scanned = time.Now()
+	if fresh == 0 {
+		k.next = k.scanned.Add(k.pause)
+		limit := pauseTill
+		if k.answered {
+			limit = pauseAfter
+		}
+		k.pause = min(2*k.pause, limit)
 	}
 	if !now.Before(k.hardAt) && !k.answered && living(members) > 0 {
 		e.reap() // those that we have just been told of are no false alarm
 		if members = e.scan(); living(members) > 0 {
 			e.sayAlive(members)
+			e.calm()
 		}
 	}
 	return e.ghosts(members, now)
-}
-
-// roundPause is short while there is progress to be had, and grows for those
-// that SIGKILL does not move: a child's end wakes the engine anyway.
-func (e *engine) roundPause(fresh int) time.Duration {
-	k := e.kill
-	if fresh > 0 && k.rounds > 1 {
-		return firstPause / 2
-	}
-	pause := firstPause << min(k.rounds, roundsQuick)
-	if !k.answered {
-		return min(pause, 100*time.Millisecond)
-	}
-	return min(pause, pauseMax)
 }
 
 // strike sends SIGKILL to everybody alive.
@@ -95,49 +98,65 @@ func (e *engine) strike(members []member) {
 	}
 }
 
-// tighten is for breeders that fork faster than /proc can be read. Nothing is
-// reaped while it runs, so every child's number stays pinned to it and can be
-// struck unseen; orphans come to us with their parent's death, so all there is
-// to read is our own list of children. The zombies that pile up count against
-// the breeder's own limit of processes as well.
-func (e *engine) tighten() {
-	r, struck := e.nets.reader, map[int]bool{}
-	var tasks, children []int
-	quiet := 0
-	for end := time.Now().Add(tightBurst); quiet < tightQuiet && time.Now().Before(end); quiet++ {
-		if tasks == nil || quiet == 0 {
-			tasks, _ = r.numbers("/proc/self/task", tasks[:0])
-		}
-		children = children[:0]
-		if e.nets.walk {
-			for _, tid := range tasks {
-				children = r.taskChildren(e.nets.self, tid, children)
-			}
-		} else {
-			children = e.childrenByScan(children)
-		}
+// strikeChildren strikes every child of ours that was not struck yet, until a few
+// looks in a row find nobody new, and says how many there were. Nothing is reaped
+// meanwhile. The zombies count against the breeder's own limit of processes.
+func (e *engine) strikeChildren() (fresh int) {
+	k, r := e.kill, e.nets.reader
+	var children []int
+	for quiet, looks, end := 0, 0, time.Now().Add(strikeBurst); quiet < strikeQuiet && time.Now().Before(end); looks++ {
+		quiet++
+		children = e.ownChildren(children[:0], looks == 0 || quiet == strikeQuiet)
 		for _, pid := range children {
-			if struck[pid] || pid == e.pause.timer {
+			if k.struck[pid] || pid == e.pause.timer {
 				continue
 			}
-			struck[pid] = true
+			k.struck[pid] = true // until it is reaped
+			fresh++
 			quiet = 0
 			if err := unix.Kill(pid, unix.SIGKILL); errors.Is(err, unix.EPERM) {
-				if p, ok := r.stat(pid); ok {
-					e.kill.eperm[p.procKey] = true
-				}
+				p, _ := r.stat(pid)
+				k.eperm[procKey{pid: pid, start: p.start}] = true
 			}
 		}
 	}
+	return fresh
 }
 
-// childrenByScan is the slow way, for kernels that list no children.
-func (e *engine) childrenByScan(out []int) []int {
-	all, _ := e.nets.reader.all(nil)
-	for _, p := range all {
-		if p.ppid == e.nets.self {
-			out = append(out, p.pid)
+// ownChildren lists our children. Orphans are given to the main thread as long as
+// it lives; the other threads' lists are read where a miss would matter.
+func (e *engine) ownChildren(out []int, thorough bool) []int {
+	n := e.nets
+	switch {
+	case !n.walk:
+		all, _ := n.reader.all(nil)
+		for _, p := range all {
+			if p.ppid == n.self {
+				out = append(out, p.pid)
+			}
 		}
+		return out
+	case thorough:
+		return n.reader.children(n.self, out)
 	}
-	return out
+	return n.reader.taskChildren(n.self, n.self, out)
+}
+
+// hurry lets the engine's thread run before the job's, where that is permitted:
+// a breeder has as many turns on the processor as it has processes.
+func (e *engine) hurry() {
+	runtime.LockOSThread()
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK,
+	}, 0)
+	e.hurried = true
+}
+
+// calm ends that.
+func (e *engine) calm() {
+	if e.hurried {
+		_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
+		runtime.UnlockOSThread()
+		e.hurried = false
+	}
 }

@@ -201,6 +201,7 @@ type rig struct {
 	news    chan rigNews
 	referee *referee
 	output  string
+	limits  string // its pids cgroup
 	start   wire.Identity
 	opened  time.Time
 	ends    []rigNews // everything of kind exited and gone
@@ -273,6 +274,9 @@ func (l *lab) launch(t *testing.T, m mode, order wire.Order) *rig {
 		<-read
 		_ = r.cmd.Wait()
 		r.referee.clear()
+		for i := 0; r.limits != "" && i < 5000 && os.Remove(r.limits) != nil; i++ {
+			time.Sleep(2 * time.Millisecond) // zombies leave it when init has reaped them
+		}
 	})
 	if order.Job == "" {
 		order.Job, order.Run, order.Machine = "job", "job_1", "m1"
@@ -380,6 +384,31 @@ func (r *rig) population(n int) {
 			return
 		}
 	}
+}
+
+// limitProcesses bounds how many processes wrapper and job may have.
+func (r *rig) limitProcesses(n int) bool {
+	mountinfo, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.SplitSeq(string(mountinfo), "\n") {
+		m, ok := parseMount(line)
+		if !ok || m.fstype != "cgroup" || !strings.Contains(","+m.super+",", ",pids,") {
+			continue
+		}
+		dir, err := os.MkdirTemp(m.point, "sp-pids-")
+		if err != nil {
+			break
+		}
+		r.limits = dir
+		write := func(file string, v int) bool {
+			return os.WriteFile(filepath.Join(dir, file), []byte(fmt.Sprint(v)), 0) == nil
+		}
+		return write("pids.max", n) && write("cgroup.procs", r.cmd.Process.Pid) && write("cgroup.procs", r.start.PID)
+	}
+	if r.mode.uid == 0 {
+		return false
+	}
+	limit := &unix.Rlimit{Cur: uint64(n), Max: uint64(n)}
+	return unix.Prlimit(r.start.PID, unix.RLIMIT_NPROC, limit, nil) == nil
 }
 
 // --- the referee ---

@@ -67,6 +67,7 @@ func (n *nets) tree() []member {
 		return n.scan()
 	}
 	var members []member
+	var hidden []int
 	seen := map[int]bool{n.self: true}
 	queue := n.reader.children(n.self, nil)
 	for len(queue) > 0 {
@@ -77,13 +78,17 @@ func (n *nets) tree() []member {
 		}
 		seen[pid] = true
 		p, ok := n.reader.stat(pid)
-		if !ok || n.timer != 0 && p.sid == n.timer {
-			continue
+		switch {
+		case !ok:
+			hidden = append(hidden, pid)
+		case n.timer == 0 || p.sid != n.timer:
+			members = append(members, member{proc: p})
+			if p.alive() {
+				queue = n.reader.children(pid, queue)
+			}
 		}
-		members = append(members, member{proc: p})
-		queue = n.reader.children(pid, queue)
 	}
-	members = n.addHidden(members)
+	members = n.addHidden(members, hidden)
 	for _, pid := range n.cg.procs(n.reader, nil) {
 		if seen[pid] {
 			continue
@@ -127,21 +132,27 @@ func (n *nets) scan() []member {
 		members = append(members, m)
 	}
 	n.confirmEscapes(members)
-	return n.addHidden(members)
+	if !n.walk {
+		return members
+	}
+	var hidden []int
+	for _, pid := range n.reader.children(n.self, nil) {
+		if _, ok := n.index[pid]; !ok {
+			hidden = append(hidden, pid)
+		}
+	}
+	return n.addHidden(members, hidden)
 }
 
 // addHidden adds those children of ours that /proc does not let us look at. They
 // are taken for alive: a dead one would have been reaped.
-func (n *nets) addHidden(members []member) []member {
-	if !n.walk {
-		return members
-	}
-	for _, pid := range n.reader.children(n.self, nil) {
-		if pid == n.timer || errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+func (n *nets) addHidden(members []member, unseen []int) []member {
+	for _, pid := range unseen {
+		if pid == n.timer || errors.Is(unix.Kill(pid, 0), unix.ESRCH) || !n.isChild(pid) {
 			continue
 		}
 		if _, ok := n.reader.stat(pid); ok {
-			continue // seen, or born since: the next look has it
+			continue // born since: the next look has it
 		}
 		members = append(members, member{proc: proc{procKey: procKey{pid: pid}, ppid: n.self, state: '?', threads: 1}})
 	}

@@ -5,11 +5,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"saltpeter/wsx/wire"
 )
 
 // reapBurst bounds the reaping of one turn: a breeder must not keep the engine
-// from hearing what is asked of it.
-const reapBurst = 4096
+// from hearing what is asked of it, nor from a kill's next step.
+const reapBurst = 1024
 
 // reap takes in every child that has ended, and says whether the kernel knows no
 // child of ours any more: as a subreaper's word that means no descendant.
@@ -42,6 +44,9 @@ func (e *engine) reap() (childless bool) {
 			e.pause.timer, e.nets.timer = 0, 0
 		}
 		e.leftover.stirred = true
+		if e.kill != nil {
+			delete(e.kill.struck, pid)
+		}
 	}
 	e.wakeBy(time.Now()) // there is more
 	return false
@@ -50,13 +55,14 @@ func (e *engine) reap() (childless bool) {
 // lookAtEnd casts all nets at the instant of the main process's end: it counts
 // the leftovers, and where it finds nobody alive nobody can come any more.
 func (e *engine) lookAtEnd() {
+	if k := e.kill; k != nil && k.phase == wire.PhaseKill {
+		e.nets.sessionGone = true // no time to see who is in it
+		return
+	}
 	members := e.nets.scan()
 	n := living(members)
 	e.empty = n == 0
 	e.leftover.start(n, e.mainEndedAt)
-	if k := e.kill; k != nil {
-		k.meet(members)
-	}
 }
 
 // tree and scan look for members; whom they find alive ends the certainty that

@@ -3,7 +3,6 @@ package wrapper
 import (
 	"os"
 	"os/exec"
-	"strings"
 	"testing"
 )
 
@@ -141,7 +140,7 @@ func TestParseSignal(t *testing.T) {
 }
 
 func TestPrintable(t *testing.T) {
-	if got := printable("a\x1b[31m\n\xffb"); strings.ContainsAny(got, "\x1b\n\xff") || got != "a?[31m??b" {
+	if got := printable("a\x1b[31m\n\xffb"); got != "a?[31m??b" {
 		t.Errorf("printable is %q", got)
 	}
 }
