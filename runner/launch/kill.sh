@@ -645,6 +645,9 @@ k_pause() {
 			k_clock
 		done
 	fi
+	# Who waits in the kernel (the parent of a vfork whose child is stopped, say) stops
+	# before it runs another line of its own: once told, it counts as stopped.
+	k_told=' '
 	k_calm=0
 	while [ $k_calm -lt 2 ]; do
 		k_new=0 k_acted=0 k_refused=0
@@ -653,9 +656,15 @@ k_pause() {
 			case $k_frozen$m_cg$m_state in
 			11* | *[Tt]) k_acted=$((k_acted + 1)) ;;
 			*)
+				case $m_state$k_told in
+				D*" $m_pid:$m_start "*)
+					k_acted=$((k_acted + 1))
+					continue
+					;;
+				esac
 				k_hit "$m_pid" "$m_start" STOP
 				case $? in
-				0) k_new=$((k_new + 1)) ;;
+				0) k_new=$((k_new + 1)) k_told="$k_told$m_pid:$m_start " ;;
 				1) k_refused=$((k_refused + 1)) ;;
 				esac
 				;;
