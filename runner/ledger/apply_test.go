@@ -240,8 +240,8 @@ func TestRapidHistory(t *testing.T) {
 	var all []Run // as the ledger should list them
 	states := []State{Queued, Running, Succeeded, Succeeded, Failed, Killed, Skipped, Lost}
 	var events []Event
-	for i := range 300 {
-		r := runOf(fmt.Sprintf("job%d", i%3), at((i*37)%101), "m0", fmt.Sprintf("m%d", 1+i%2))
+	for i := range 120 {
+		r := runOf(fmt.Sprintf("job%d", i%3), at((i*37)%41), "m0", fmt.Sprintf("m%d", 1+i%2))
 		r.ID, r.Trigger = fmt.Sprintf("r%d", i), TriggerManual
 		events = append(events, Begun{r})
 		r.Tasks = slices.Clone(r.Tasks)
@@ -269,10 +269,10 @@ func TestRapidHistory(t *testing.T) {
 			Job:     rapid.SampledFrom([]string{"", "job0", "job2", "none"}).Draw(rt, "job"),
 			Machine: rapid.SampledFrom([]string{"", "", "m0", "m1", "none"}).Draw(rt, "machine"),
 			States:  rapid.SliceOfNDistinct(rapid.SampledFrom(states), 0, 3, rapid.ID).Draw(rt, "states"),
-			Limit:   rapid.IntRange(1, 60).Draw(rt, "limit"),
+			Limit:   rapid.IntRange(5, 60).Draw(rt, "limit"),
 		}
 		if rapid.Bool().Draw(rt, "bounded") {
-			f.Since, f.Until = at(rapid.IntRange(0, 50).Draw(rt, "since")), at(rapid.IntRange(51, 102).Draw(rt, "until"))
+			f.Since, f.Until = at(rapid.IntRange(0, 20).Draw(rt, "since")), at(rapid.IntRange(21, 42).Draw(rt, "until"))
 		}
 		var want []string
 		for _, r := range all {

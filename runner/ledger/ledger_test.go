@@ -85,7 +85,7 @@ func TestLifeOfATask(t *testing.T) {
 	if n, err := out.Append(noon, 0, wire.Stdout, []byte("hello\n")); err != nil || n != 6 {
 		t.Fatal(n, err)
 	}
-	tasks = apply(t, l,
+	apply(t, l,
 		NoteAdded{Task: id, Note: Note{At: noon, Text: "note"}},
 		Ended{Task: id, At: noon.Add(9 * time.Second), State: Failed, ExitCode: 3, Reason: "exit 3",
 			End: wire.End{Cause: wire.CauseExit, RealCode: wire.Ptr(3), ElapsedMS: 7000.5}})

@@ -147,7 +147,7 @@ func TestRapidOneRecordEach(t *testing.T) {
 		job := fmt.Sprintf("job%d", jobs)
 		var has [span]string
 		base := 0
-		for range rapid.IntRange(5, 60).Draw(rt, "steps") {
+		for range rapid.IntRange(5, 35).Draw(rt, "steps") {
 			due := min(span-1, base+rapid.IntRange(0, 5).Draw(rt, "ahead"))
 			if rapid.Bool().Draw(rt, "on") {
 				base = min(base+1, span-1)
