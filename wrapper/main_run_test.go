@@ -85,6 +85,7 @@ func TestGateWaitsForStartAck(t *testing.T) {
 }
 
 func TestServerAwayAtStart(t *testing.T) {
+	t.Parallel()
 	s := newAbsentServer(t)
 	o := testOrder(t, s, "echo started; sleep 0.2; echo done")
 	o.StartWait = 0.1
@@ -109,6 +110,7 @@ func TestServerAwayAtStart(t *testing.T) {
 }
 
 func TestServerAwayAtEnd(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := syscall.Mkfifo(gate, 0o600); err != nil {
@@ -161,6 +163,7 @@ func TestKill(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	o := testOrder(t, s, "echo working; trap 'exit 0' TERM; sleep 300 & wait")
 	o.Timeout = 0.5
@@ -234,6 +237,7 @@ func TestLaunchFailure(t *testing.T) {
 // A process in the background holds the pipe: the task is over after the drain,
 // and what that process prints later arrives all the same.
 func TestDrainAndLeftovers(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	gate := filepath.Join(t.TempDir(), "gate")
 	if err := syscall.Mkfifo(gate, 0o600); err != nil {
@@ -260,6 +264,7 @@ func TestDrainAndLeftovers(t *testing.T) {
 }
 
 func TestKillOfLeftovers(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	o := testOrder(t, s, "sleep 300 & exit 3")
 	o.Drain = 0.2
@@ -276,6 +281,7 @@ func TestKillOfLeftovers(t *testing.T) {
 }
 
 func TestUnknownRun(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	s.change(func() { s.unknown = true })
 	proof := filepath.Join(t.TempDir(), "ran")
@@ -409,6 +415,7 @@ func TestOlderServer(t *testing.T) {
 
 // A pause stops the timeout's clock where the job says so.
 func TestPauseStopsTimeout(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	o := testOrder(t, s, "echo working; sleep 300")
 	o.Timeout, o.PauseStopsTimeout = 1.5, true
@@ -441,6 +448,7 @@ func TestSignalOnce(t *testing.T) {
 	s.awaitOutput(6)
 	m := &wire.Message{Type: wire.TypeSignal, ID: "s", Signal: "USR1"}
 	s.send(m)
+	s.awaitReport("s")
 	s.send(m) // repeated, as after a reconnect
 	s.await("two answers", func() bool { return s.count(wire.TypeReport) >= 2 })
 	s.awaitOutput(11)
@@ -453,6 +461,7 @@ func TestSignalOnce(t *testing.T) {
 }
 
 func TestHeartbeat(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	w := launch(t, testOrder(t, s, "sleep 300"))
 	s.awaitMessage(wire.TypeHeartbeat)

@@ -56,6 +56,7 @@ func sameBytes(t *testing.T, s *testServer, want []byte) {
 }
 
 func TestEveryByteAsItCame(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	want := strangeBytes(50 << 20)
 	w := launch(t, testOrder(t, s, "cat "+writeTemp(t, want)))
@@ -89,6 +90,7 @@ func TestSeparateStreams(t *testing.T) {
 // The server is cut off in the middle of the output, more than once, and comes
 // back with less than it had confirmed.
 func TestServerRestartsMidOutput(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	want := strangeBytes(24 << 20)
 	o := testOrder(t, s, "cat "+writeTemp(t, want))
@@ -113,6 +115,7 @@ func TestServerRestartsMidOutput(t *testing.T) {
 // The end is told although the server takes no more output: it is known at once
 // that the job is over, and the server acks when it has everything.
 func TestEndDoesNotWaitForSlowOutput(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	s.change(func() { s.stopAt = 1 << 20 })
 	want := strangeBytes(2 << 20)
@@ -131,6 +134,7 @@ func TestEndDoesNotWaitForSlowOutput(t *testing.T) {
 // However much a job prints and however long the server is away, the wrapper
 // holds a bounded amount, on disk and in memory, and never stops the job.
 func TestBoundedWithoutServer(t *testing.T) {
+	t.Parallel()
 	s := newAbsentServer(t)
 	o := testOrder(t, s, "yes 0123456789abcde | head -c 100000000; echo the end")
 	o.StartWait, o.MaxOutput = 0.05, 8<<20
@@ -201,6 +205,7 @@ func TestBlockLosesNothing(t *testing.T) {
 // A kill gets through while the job prints as fast as it can to a server that
 // takes nothing.
 func TestKillDuringFlood(t *testing.T) {
+	t.Parallel()
 	s := newTestServer(t)
 	s.change(func() { s.stopAt = 1 })
 	o := testOrder(t, s, "yes")

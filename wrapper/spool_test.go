@@ -64,11 +64,11 @@ func checkAccount(t interface{ Fatalf(string, ...any) }, got []byte, total int64
 
 // spoolModel drives a spool as a job, a road and a server that crashes do.
 type spoolModel struct {
-	s       *spool
-	total   int64
-	server  []byte
-	safe    []int // lengths of server at which it may be cut: not within a marker
-	markers int
+	s      *spool
+	total  int64
+	server []byte
+	safe   []int // lengths of server at which it may be cut: not within a marker
+	acked  int64 // the most that was ever confirmed
 }
 
 func (m *spoolModel) print(n int64) {
@@ -106,6 +106,7 @@ func checkSpool(t *rapid.T, dir string) {
 			m.read(t, rapid.SampledFrom([]int{200, 4096, 256 << 10}).Draw(t, "buffer"))
 		case 4:
 			m.s.Acked(int64(len(m.server)))
+			m.acked = max(m.acked, int64(len(m.server)))
 		case 5: // the server crashes and comes back with less
 			if len(m.safe) == 0 {
 				continue
@@ -113,9 +114,13 @@ func checkSpool(t *rapid.T, dir string) {
 			i := rapid.IntRange(0, len(m.safe)-1).Draw(t, "cut")
 			m.server, m.safe = m.server[:m.safe[i]], m.safe[:i+1]
 			m.s.Acked(int64(len(m.server)))
+			m.acked = max(m.acked, int64(len(m.server)))
 		}
 		if m.s.held > m.s.limit() {
 			t.Fatalf("%d bytes held, %d allowed", m.s.held, m.s.limit())
+		}
+		if m.s.base > m.acked {
+			t.Fatalf("bytes up to %d were given back, %d were confirmed", m.s.base, m.acked)
 		}
 	}
 	m.s.MarkEnd()
