@@ -27,6 +27,8 @@ type app struct {
 	caFile    string
 	output    string // table, wide, json
 	noColor   bool
+
+	understood bool // the words of the call were, so what fails later is no usage error
 }
 
 // execute runs one call and returns its exit code.
@@ -44,6 +46,9 @@ func execute(args []string, in io.Reader, out, errs io.Writer) int {
 		return exitOK
 	}
 	f := explain(err)
+	if !a.understood && f.code == exitFailed {
+		f = &failure{code: exitUsage, stable: "usage", text: f.text, hint: "see `saltpeter --help`"}
+	}
 	f.report(errs, a.output == "json")
 	return f.code
 }
@@ -79,6 +84,7 @@ Start the daemon with "saltpeter serve -c DIR"; the other verbs speak to it.`,
 // settings fills every flag that was not given from its environment variable,
 // and checks what all verbs share.
 func (a *app) settings(c *cobra.Command) error {
+	a.understood = true
 	var bad error
 	c.Flags().VisitAll(func(f *pflag.Flag) {
 		if f.Changed || bad != nil {

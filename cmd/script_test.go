@@ -1,0 +1,216 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The scripts in testdata/script are sessions that a user could have typed; the
+// daemon runs in their background. They use the real program, which is this test
+// binary under another name, and have these commands beside testscript's own:
+//
+//	serve [FLAG…]          starts the daemon on $WORK/jobs and waits until it answers
+//	crash                  SIGKILLs it
+//	stop                   TERMs it and waits for its end
+//	eventually RE CMD…     repeats a command until its standard output matches
+//	never RE               checks that the daemon's log has no such line
+//	served RE              checks that it has one
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"saltpeter": func() { os.Exit(Main()) },
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "../testdata/script",
+		RequireExplicitExec: true,
+		Setup:               setUpScript,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve":      scriptServe,
+			"crash":      func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).end(ts, syscall.SIGKILL) },
+			"stop":       func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).end(ts, syscall.SIGTERM) },
+			"eventually": scriptEventually,
+			"served":     scriptServed,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Geteuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+	})
+}
+
+// patience of a script that waits: generous, since it costs nothing where all
+// goes well and the machine may be busy.
+const scriptPatience = 60 * time.Second
+
+type daemonKey struct{}
+
+// testDaemon is the background server of one script.
+type testDaemon struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	log  string
+	env  []string
+	dir  string
+	bin  string
+}
+
+func setUpScript(env *testscript.Env) error {
+	env.Setenv("HOME", env.WorkDir)
+	env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "xdg"))
+	// A socket's path is short by law; a script's folder is not.
+	dir, err := os.MkdirTemp("", "sp")
+	if err != nil {
+		return err
+	}
+	env.Setenv("SOCKET", filepath.Join(dir, "s"))
+	env.Setenv("SALTPETER_ADDR", "unix://"+filepath.Join(dir, "s"))
+	if err := os.MkdirAll(filepath.Join(env.WorkDir, "jobs"), 0o755); err != nil {
+		return err
+	}
+	d := &testDaemon{dir: env.WorkDir, log: filepath.Join(env.WorkDir, "serve.log")}
+	env.Values[daemonKey{}] = d
+	env.Defer(func() {
+		d.cleanUp()
+		os.RemoveAll(dir)
+	})
+	return nil
+}
+
+func daemonOf(ts *testscript.TestScript) *testDaemon { return ts.Value(daemonKey{}).(*testDaemon) }
+
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
+	d := daemonOf(ts)
+	if d.running() {
+		ts.Fatalf("a server runs already")
+	}
+	bin, err := exec.LookPath("saltpeter")
+	ts.Check(err)
+	d.bin = bin
+	d.env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "XDG_STATE_HOME=" + ts.Getenv("XDG_STATE_HOME"), "SALTPETER_ADDR=" + ts.Getenv("SALTPETER_ADDR")}
+	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	defer log.Close()
+	d.cmd = exec.Command(bin, append([]string{"serve", "-c", "jobs", "--state-dir", "state", "--socket", ts.Getenv("SOCKET"), "--machines-port", "0"}, args...)...)
+	d.cmd.Dir, d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = d.dir, d.env, log, log
+	ts.Check(d.cmd.Start())
+	d.done = make(chan struct{})
+	go func() { d.cmd.Wait(); close(d.done) }()
+	deadline := time.Now().Add(scriptPatience)
+	for {
+		if d.saltpeter("status").Run() == nil {
+			return
+		}
+		select {
+		case <-d.done:
+			ts.Fatalf("the server ended: %s", d.tail())
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the server does not answer: %s", d.tail())
+		}
+	}
+}
+
+func (d *testDaemon) saltpeter(args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(context.Background(), scriptPatience)
+	cmd := exec.CommandContext(ctx, d.bin, args...)
+	cmd.Dir, cmd.Env = d.dir, d.env
+	cmd.Cancel = func() error { cancel(); return cmd.Process.Kill() }
+	return cmd
+}
+
+func (d *testDaemon) running() bool {
+	if d.cmd == nil {
+		return false
+	}
+	select {
+	case <-d.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (d *testDaemon) end(ts *testscript.TestScript, sig syscall.Signal) {
+	if !d.running() {
+		ts.Fatalf("no server runs: %s", d.tail())
+	}
+	ts.Check(d.cmd.Process.Signal(sig))
+	select {
+	case <-d.done:
+	case <-time.After(scriptPatience):
+		ts.Fatalf("the server does not end: %s", d.tail())
+	}
+}
+
+// cleanUp ends every job of the script, then its server.
+func (d *testDaemon) cleanUp() {
+	if !d.running() {
+		return
+	}
+	d.saltpeter("kill", "--all", "--yes", "--signal", "KILL").Run()
+	d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.done:
+	case <-time.After(scriptPatience):
+		d.cmd.Process.Kill()
+		<-d.done
+	}
+}
+
+func (d *testDaemon) tail() string {
+	data, _ := os.ReadFile(d.log)
+	if len(data) > 4000 {
+		data = data[len(data)-4000:]
+	}
+	return string(data)
+}
+
+func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: eventually RE COMMAND…")
+	}
+	re, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	deadline := time.Now().Add(scriptPatience)
+	var last bytes.Buffer
+	for {
+		last.Reset()
+		cmd := exec.Command(args[1], args[2:]...)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = ts.Getenv("WORK"), &last, &last
+		cmd.Env = append(os.Environ(), "SALTPETER_ADDR="+ts.Getenv("SALTPETER_ADDR"), "HOME="+ts.Getenv("HOME"), "XDG_STATE_HOME="+ts.Getenv("XDG_STATE_HOME"))
+		cmd.Run()
+		if re.Match(last.Bytes()) != neg {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s never printed %q; the last was:\n%s\nthe server's log:\n%s", strings.Join(args[1:], " "), args[0], last.String(), daemonOf(ts).tail())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func scriptServed(ts *testscript.TestScript, neg bool, args []string) {
+	data, err := os.ReadFile(daemonOf(ts).log)
+	ts.Check(err)
+	re, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	if re.Match(data) == neg {
+		ts.Fatalf("the server's log: match of %q is %v:\n%s", args[0], !neg, data)
+	}
+}
