@@ -47,10 +47,10 @@ func shapes() []shape {
 		{id: "K15 pipeline", command: "yes | sleep 300 | cat", alive: 4, phase: term, code: -1, realSig: 15},
 		{id: "K16 wide breeder", command: "hostile bomb 12", alive: 10, pids: 200, grace: .3, phase: kill, code: -2},
 		{id: "K16 wide breeder, full", command: "hostile bomb 60", alive: 40, pids: 200, grace: 1, phase: kill, code: -2, long: true},
-		{id: "K21 non-dumpable", command: "hostile nodump", alive: 2, phase: term, code: 2, realSig: 15},
-		{id: "K22 zombies", command: "hostile zombie 20", alive: 1, phase: term, realSig: 15, code: -1},
+		{id: "K21 non-dumpable", command: "hostile nodump", ready: "ready", alive: 3, phase: term, code: 2, realSig: 15},
+		{id: "K22 zombies", command: "hostile zombie 20", ready: "ready", alive: 1, phase: term, realSig: 15, code: -1},
 		{id: "K23 stopped", command: "hostile stopself", alive: 1, phase: term, code: -1, realSig: 15},
-		{id: "K24 subreaper", command: "hostile subreap", alive: 4, phase: term, code: -1, realSig: 15},
+		{id: "K24 subreaper", command: "hostile subreap", ready: "ready", alive: 4, phase: term, code: -1, realSig: 15},
 		{id: "K26 vfork parent", command: "hostile vforkd", alive: 2, grace: .3, code: -1},
 		{id: "K29 su", command: "su nobody -s /bin/sh -c 'setsid sleep 300 & sleep 300'", alive: 3, grace: 2, code: -2, needs: "su", rootOnly: true},
 		{id: "K30 run-as setsid", command: "setsid sleep 300 & sleep 300", user: "nobody", alive: 3, phase: term, code: -1, realSig: 15, rootOnly: true},
@@ -147,7 +147,7 @@ func testShape(t *testing.T, l *lab, m mode, s shape) {
 	bound := time.Duration(grace*float64(time.Second)) + 20*time.Second
 	if killLab() {
 		bound = time.Duration(s.grace*float64(time.Second)) + 3*time.Second
-		if s.ready == "ready" { // the many
+		if s.long { // the many
 			bound += 2 * time.Second
 		}
 	}

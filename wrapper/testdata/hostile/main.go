@@ -48,7 +48,7 @@ func main() {
 			}
 			exitRaw()
 		}
-		time.Sleep(forever)
+		ready()
 	case "bomb": // n lines, each forks on every few milliseconds, half in sessions of their own
 		signal.Ignore(syscall.SIGTERM)
 		for i := range n {
@@ -63,7 +63,7 @@ func main() {
 				exitRaw()
 			}
 		}
-		time.Sleep(forever)
+		ready()
 	case "stopself":
 		syscall.Kill(syscall.Getpid(), syscall.SIGSTOP)
 		time.Sleep(forever)
@@ -78,7 +78,7 @@ func main() {
 				exitRaw()
 			}
 		}
-		time.Sleep(forever)
+		ready()
 	case "vforkd": // waits in the kernel for a child that never execs
 		clone(cloneVfork)
 		sleepRaw(forever)
@@ -95,8 +95,7 @@ func main() {
 				sleepRaw(forever)
 			}
 		}
-		fmt.Println("ready")
-		time.Sleep(forever)
+		ready()
 	case "root": // a set-uid program that takes all of root
 		syscall.Setuid(0)
 		if syscall.Getuid() == 0 {
@@ -114,6 +113,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "hostile: cannot be", os.Args[1])
 		os.Exit(2)
 	}
+}
+
+// ready says that all has been started, and stays.
+func ready() {
+	fmt.Println("ready")
+	time.Sleep(forever)
 }
 
 //go:nosplit
