@@ -91,24 +91,28 @@ func median(costs []cost) cost {
 	return cost{wall[len(wall)/2], used[len(used)/2]}
 }
 
-// BenchmarkLinkOutput carries 256 MiB from a Link to a Server, and as a baseline
-// the same bytes over a bare TCP connection, in turns; medians of five.
+// BenchmarkLinkOutput carries 256 MiB from a Link to a Server, and as baselines
+// the same bytes over a bare TCP connection and over bare gorilla, in turns;
+// medians of five.
 func BenchmarkLinkOutput(b *testing.B) {
 	p := open(b, nil, func(o *ServerOptions) { o.Handler = drains{benchBytes} })
 	for range b.N {
-		var raw, plain, secure []cost
+		var raw, gorilla, plain, secure []cost
 		for range benchRounds {
 			raw = append(raw, measure(func() { copyTCP(b) }))
+			gorilla = append(gorilla, measure(func() { copyGorilla(b) }))
 			plain = append(plain, measure(func() { copyLink(b, p.dial(false)) }))
 			secure = append(secure, measure(func() { copyLink(b, p.dial(true)) }))
 		}
-		r, l, s := median(raw), median(plain), median(secure)
+		r, g, l, s := median(raw), median(gorilla), median(plain), median(secure)
 		mb := float64(benchBytes) / 1e6
 		b.ReportMetric(mb/r.wall.Seconds(), "raw-MB/s")
 		b.ReportMetric(mb/l.wall.Seconds(), "link-MB/s")
 		b.ReportMetric(mb/s.wall.Seconds(), "tls-MB/s")
 		b.ReportMetric(r.wall.Seconds()/l.wall.Seconds(), "speed-of-raw")
 		b.ReportMetric(r.wall.Seconds()/s.wall.Seconds(), "tls-speed-of-raw")
+		b.ReportMetric(g.wall.Seconds()/l.wall.Seconds(), "speed-of-gorilla")
+		b.ReportMetric(l.cpu.Seconds()/g.cpu.Seconds(), "cpu-of-gorilla")
 		b.ReportMetric(l.cpu.Seconds()/r.cpu.Seconds(), "cpu-of-raw")
 		b.ReportMetric(s.cpu.Seconds()/l.cpu.Seconds(), "tls-cpu-of-plain")
 	}
@@ -156,6 +160,54 @@ func copyTCP(b *testing.B) {
 		}
 	}
 	c.Close()
+	if n := <-done; n != benchBytes {
+		b.Fatalf("%d bytes arrived", n)
+	}
+}
+
+// copyGorilla has no acks, no window and no offsets, but the same buffers.
+func copyGorilla(b *testing.B) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	done := make(chan int, 1)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u := websocket.Upgrader{ReadBufferSize: 512, WriteBufferSize: 512}
+		ws, err := u.Upgrade(w, r, nil)
+		if err != nil {
+			done <- 0
+			return
+		}
+		defer ws.Close()
+		buf, n := make([]byte, frameMax), 0
+		for {
+			_, m, err := ws.NextReader()
+			if err != nil {
+				done <- n
+				return
+			}
+			for err == nil {
+				var k int
+				k, err = m.Read(buf)
+				n += k
+			}
+		}
+	})}
+	go srv.Serve(ln)
+	defer srv.Close()
+	d := websocket.Dialer{WriteBufferSize: 64 << 10}
+	ws, _, err := d.Dial("ws://"+ln.Addr().String(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	block := make([]byte, 256<<10)
+	for range benchBytes / len(block) {
+		if err := ws.WriteMessage(websocket.BinaryMessage, block); err != nil {
+			b.Fatal(err)
+		}
+	}
+	ws.Close()
 	if n := <-done; n != benchBytes {
 		b.Fatalf("%d bytes arrived", n)
 	}

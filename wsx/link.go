@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	frameMax  = 256 << 10 // output in one binary frame
-	windowMax = 4 << 20   // output on its way that is not acknowledged yet
+	// frameMax is the output in one binary frame. With its header that is four
+	// full write buffers: one byte more would cost a fifth write.
+	frameMax  = 256<<10 - wire.OutputHeader
+	windowMax = 4 << 20 // output on its way that is not acknowledged yet
 
 	// ackWait is how long a server that is not known to be ours has for the ack
 	// of connect. Then it is taken for one that acknowledges nothing.
