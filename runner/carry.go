@@ -83,6 +83,8 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 		return stepDone, 0, nil
 	case k.verify:
 		return t.script(k, now)
+	case ended && t.rec.Leftover == 0 && k.scripting > 0:
+		return stepWait, forever, nil // kill.sh tells more of how it ended, in a moment
 	case ended && t.rec.Leftover == 0:
 		return stepEnded, 0, nil
 	case k.report != nil && k.report.Outcome != wire.OutcomeAlive && k.report.Outcome != "":
@@ -187,12 +189,15 @@ func (t *task) settleByEnd(k *killing) {
 	defer t.unlock()
 	rec := t.record()
 	t.mu.Lock()
-	settled, report := k.settled, k.report
+	settled, report, via := k.settled, k.report, t.rec.Transport
 	t.mu.Unlock()
 	if settled {
 		return
 	}
-	r := t.receipt(k, wire.OutcomeGone, roadWebSocket)
+	if report != nil || rec.End != nil && rec.End.Cause != wire.CauseLost && k.sentOn != nil {
+		via = roadWebSocket
+	}
+	r := t.receipt(k, wire.OutcomeGone, via)
 	if report != nil {
 		reported(&r, report)
 	}

@@ -56,7 +56,8 @@ func (t *task) due(now time.Time) due {
 	if live && silent && !t.cut {
 		t.cut, d.cut = true, true
 	}
-	if !t.checkAt.IsZero() && !now.Before(t.checkAt) && !t.checking && !t.starting && t.session == nil {
+	if !t.checkAt.IsZero() && !now.Before(t.checkAt) && !t.checking && !t.starting && t.session == nil &&
+		(t.kill == nil || t.kill.scripting == 0) {
 		t.checking, d.ask = true, true
 	}
 	if live && (silent || t.orphan) && t.timedOut(now) && (t.kill == nil || t.kill.settled) {
