@@ -5,10 +5,10 @@ import (
 	"testing"
 )
 
-// TestEngine runs the catalogue's cases in every mode that this machine allows.
+// TestKillCases runs the catalogue's cases in every mode that this machine allows.
 // SALTPETER_KILL_LAB=1 (make kill-lab) adds the long ones and holds the exact
 // bounds.
-func TestEngine(t *testing.T) {
+func TestKillCases(t *testing.T) {
 	l := buildLab(t)
 	for _, m := range modes(t) {
 		t.Run(m.name, func(t *testing.T) {
