@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,7 +88,12 @@ func newRig(t *testing.T, change ...func(*rig)) *rig {
 	}
 	r.start()
 	t.Cleanup(func() {
+		left := r.identities()
 		r.stop()
+		for _, id := range left {
+			putDown(id.WrapperPID, id.WrapperStartTicks)
+			putDown(id.PID, id.StartTicks)
+		}
 		for _, road := range r.roads {
 			road.Close()
 		}
@@ -96,6 +102,33 @@ func newRig(t *testing.T, change ...func(*rig)) *rig {
 		}
 	})
 	return r
+}
+
+// identities are those of all tasks of the rig that real wrappers ran.
+func (r *rig) identities() []wire.Identity {
+	var all []wire.Identity
+	if r.roads["local"] == nil || r.cancel == nil {
+		return nil
+	}
+	for id := range r.specs {
+		if t, err := r.book.Task(context.Background(), id); err == nil && t.Identity != nil {
+			all = append(all, *t.Identity)
+		}
+	}
+	return all
+}
+
+// putDown ends a process that a test has left, if it is still the one it was: a
+// wrapper whose server is gone would try to report for a day.
+func putDown(pid int, startTicks uint64) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil || pid <= 1 {
+		return
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) > 19 && fields[19] == fmt.Sprint(startTicks) {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
 }
 
 // local gives the rig this machine, with the test binary as wrapper.
