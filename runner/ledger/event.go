@@ -10,15 +10,20 @@ import (
 type Event interface{ isEvent() }
 
 type (
-	// Begun opens a run with all its tasks, queued. It is recorded before
-	// anything is launched. Run.ID must be free: ErrExists otherwise.
+	// Begun opens a run with all its tasks, queued (or at an end where they are
+	// never to start: over a limit, say). It is recorded before anything is
+	// launched. Run.ID must be free: ErrExists otherwise. With the triggers
+	// schedule and catch_up the run is the one record of its due time:
+	// ErrDueTaken, which is an ErrExists too, if there is one.
 	Begun struct{ Run Run }
 
 	// SkippedDue says that due times of a job have no run. Neighbours with the
-	// same reason and detail become one range.
+	// same reason and detail become one range. ErrDueTaken if one of them has its
+	// record already.
 	SkippedDue struct{ Skip Skip }
 
-	// Launched: queued -> launching. TokenHash (SHA-256, hex) lets the wrapper
+	// Launched: queued -> launching; again for a launching task that certainly
+	// did not start, which lets one more token in. TokenHash (SHA-256, hex) lets the wrapper
 	// in; the token itself is never stored.
 	Launched struct {
 		Task      TaskID
@@ -45,7 +50,8 @@ type (
 		PID  int
 	}
 
-	// PausedAt and ResumedAt: running <-> paused.
+	// PausedAt and ResumedAt: running <-> paused; harmless when repeated, and
+	// while the task is stopping.
 	PausedAt struct {
 		Task TaskID
 		At   time.Time
@@ -95,14 +101,17 @@ type (
 	}
 
 	// Amended fills in true code, proof and details of an end that was recorded
-	// without them (unknown, or a kill confirmed over the other road), once.
+	// without them (unknown, or a kill confirmed over the other road), once. An
+	// unknown end becomes what the code says, now that it is known; no other end
+	// changes its state or exit code.
 	Amended struct {
 		Task     TaskID
 		ExitCode *int // nil: not known any better
 		End      wire.End
 	}
 
-	// LostAt: any live state -> lost, provisional. FoundAt: lost -> running.
+	// LostAt: any live state -> lost, provisional. FoundAt: lost -> running
+	// (stopping if a kill stands); harmless where the task is not lost.
 	LostAt struct {
 		Task   TaskID
 		At     time.Time

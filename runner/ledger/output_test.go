@@ -489,3 +489,25 @@ func FuzzSidecar(f *testing.F) {
 		}
 	})
 }
+
+func TestClosedOutput(t *testing.T) {
+	l := openTest(t, t.TempDir())
+	id := begunTask(t, l, "m")
+	for range 2 { // never written to, and written to
+		o := outputOf(t, l, id)
+		if err := errors.Join(o.Close(), o.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.AppendText(noon, wire.Stdout, []byte("x")); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("wrote to a closed output: %v", err)
+		}
+		o = outputOf(t, l, id)
+		if err := o.AppendText(noon, wire.Stdout, []byte("y")); err != nil {
+			t.Fatal(err)
+		}
+		o.Close()
+	}
+	if got := stored(t, l, id); got != "yy" {
+		t.Errorf("%q", got)
+	}
+}
