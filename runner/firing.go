@@ -17,6 +17,7 @@ import (
 // was begun belongs to tasks.
 type firing struct {
 	ledger *ledger.Ledger
+	put    func(context.Context, ...ledger.Event) ([]ledger.Task, error) // Apply of ledger
 	tasks  *tasks
 	log    *slog.Logger
 	set    atomic.Pointer[config.Set]
@@ -45,7 +46,7 @@ type firing struct {
 // newFiring makes the deciding half; the tasks half must call taskEnded and
 // onKill of it.
 func newFiring(l *ledger.Ledger, ts *tasks, set *config.Set, log *slog.Logger) *firing {
-	f := &firing{ledger: l, tasks: ts, log: log, table: newTimetable(), wake: make(chan struct{}, 1)}
+	f := &firing{ledger: l, put: l.Apply, tasks: ts, log: log, table: newTimetable(), wake: make(chan struct{}, 1)}
 	f.runs = newProgress(ts, func() bool { return f.set.Load().Maintenance.Global })
 	f.set.Store(set)
 	return f

@@ -80,7 +80,7 @@ func (f *firing) keepWatermark(ctx context.Context) {
 		if dealt := f.dealt.Load(); dealt != nil {
 			events = append(events, watermark(dealtMark, *dealt))
 		}
-		if _, err := f.ledger.Apply(context.WithoutCancel(ctx), events...); err != nil {
+		if _, err := f.put(context.WithoutCancel(ctx), events...); err != nil {
 			f.log.Warn("cannot record that the server is up", "err", err)
 		}
 		select {

@@ -106,7 +106,7 @@ func (f *firing) apply(ctx context.Context, job string, events ...ledger.Event) 
 	if len(events) == 0 {
 		return nil
 	}
-	_, err := f.ledger.Apply(ctx, events...)
+	_, err := f.put(ctx, events...)
 	return err
 }
 
@@ -114,7 +114,7 @@ func (f *firing) apply(ctx context.Context, job string, events ...ledger.Event) 
 // left out. It returns what is left from the first that failed on.
 func (f *firing) applyEach(ctx context.Context, events []ledger.Event) ([]ledger.Event, error) {
 	for i, e := range events {
-		_, err := f.ledger.Apply(ctx, e)
+		_, err := f.put(ctx, e)
 		switch {
 		case errors.Is(err, ledger.ErrExists):
 			f.log.Warn("a due time has its record already", "err", err)
