@@ -103,7 +103,7 @@ func TestRefusals(t *testing.T) {
 // A failing call among many that share a commit fails alone.
 func TestNeighboursInAGroup(t *testing.T) {
 	l := openTest(t, t.TempDir())
-	const n = 400
+	const n = 200
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {

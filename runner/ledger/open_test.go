@@ -212,3 +212,20 @@ func TestApplyWhileClosing(t *testing.T) {
 		t.Errorf("%d acknowledged, %d recorded", n, len(marks))
 	}
 }
+
+// SIGKILL does not show whether a commit was on the disk; the settings do.
+func TestCommitsAreSynced(t *testing.T) {
+	dir := t.TempDir()
+	openTest(t, dir).Close()
+	db, err := openDB(bookPath(dir), modeWrite, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal"} {
+		var got string
+		if err := db.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s: %s, %v", pragma, got, err)
+		}
+	}
+}
