@@ -210,7 +210,7 @@ func (t *task) patience(grace *float64) (g, hard time.Duration) {
 	return g, hard
 }
 
-func seconds(s wire.Seconds) time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
+func seconds(s wire.Seconds) time.Duration { return s.Duration() }
 
 // status is the task as people see it.
 func (t *task) status(now time.Time) TaskStatus {

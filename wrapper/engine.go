@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -239,7 +240,9 @@ func (e *engine) turn() {
 	if e.pause.on && !e.pause.until.IsZero() {
 		if !now.Before(e.pause.until) {
 			e.debugf("Pause is over, resuming")
-			e.resume()
+			// Told without being asked: a server that was restarted meanwhile
+			// does not know when the pause ends.
+			e.emit(engineEvent{Kind: eventReport, ID: "ttl-" + strconv.FormatInt(now.UnixNano(), 36), Report: e.resume()})
 		} else {
 			e.wakeBy(e.pause.until)
 		}

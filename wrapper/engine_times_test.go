@@ -384,6 +384,9 @@ func testPauseKill(t *testing.T, l *lab, m mode) {
 func testPauseTTL(t *testing.T, l *lab, m mode) {
 	r := l.newRig(t, m, order(counting)).open()
 	r.pause(.4)
+	if n := r.wait("report"); n.Report.Op != "resume" || !n.Report.OK {
+		t.Errorf("the end of the pause is told as %+v", n.Report)
+	}
 	r.moves()
 	r.send(rigCommand{Op: "kill", Cause: wire.CauseKill})
 	if _, gone := r.finish(); gone.Proof != wire.ProofECHILD {

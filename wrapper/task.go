@@ -180,6 +180,10 @@ func (t *task) onEvent(ev engineEvent) {
 		}
 		t.spool.Lift()
 	case eventReport:
+		if ev.Report.Op == "resume" {
+			t.rep.Report(ev.ID, ev.Report)
+			return
+		}
 		t.onReport(ev.ID, ev.Report)
 	case eventLeftover:
 		t.leftover = ev.Report.Leftover
