@@ -235,9 +235,17 @@ func (t *task) killFor(ctx context.Context, a Actor, o KillOptions) (Receipt, bo
 		r.Error = pick(r.Error, "no answer yet: the kill stands and is carried on")
 		return r, true
 	case <-ctx.Done():
+		return Receipt{}, false
 	case <-t.ts.life.Done():
+		if k == nil {
+			return <-w.receipt, true
+		}
+		// Who waits must not take the tasks that were answered for for all of them.
+		r := t.receipt(k, wire.OutcomeUnknown, "")
+		r.Pending = true
+		r.Error = pick(r.Error, "the server is stopping: the kill stands, and the next one carries it on")
+		return r, true
 	}
-	return Receipt{}, false
 }
 
 // askKill records a kill and sets it going, or shortens the one that stands. The

@@ -12,6 +12,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"saltpeter/config"
@@ -39,6 +40,7 @@ type Runner struct {
 	hub    *hub
 	tasks  *tasks
 	firing *firing
+	ready  atomic.Bool
 }
 
 // New makes a Runner. Its Handler takes connections from then on; nothing fires
@@ -81,9 +83,15 @@ func (r *Runner) Run(ctx context.Context) error {
 		return err
 	}
 	wg.Go(func() { r.firing.keepWatermark(ctx) })
+	r.ready.Store(true)
+	defer r.ready.Store(false)
 	r.firing.loop(ctx) // decides nothing more once it has returned: then the tasks may stop
 	return nil
 }
+
+// Ready reports whether the unfinished tasks of an earlier server are taken over
+// and the schedule runs.
+func (r *Runner) Ready() bool { return r.ready.Load() }
 
 // specOf makes the taskSpec of a recorded task from what its run was defined as.
 func (r *Runner) specOf(ctx context.Context) func(ledger.Task) (taskSpec, error) {
