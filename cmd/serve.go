@@ -283,13 +283,9 @@ func (d *daemon) openAPI() (*api.Server, []net.Listener, error) {
 	if err != nil {
 		return nil, nil, failed(err, "mend the file, or name another with tokens_file in saltpeter_config")
 	}
-	role, err := api.ParseRole(s.APIAnonymousRole)
-	if err != nil {
-		return nil, nil, failed(fmt.Errorf("api_anonymous_role: %w", err), "")
-	}
 	front := api.New(api.Options{
-		Runner: d.runner, Ledger: d.book, Version: wrapper.Version, Tokens: tokens, AnonymousRole: role,
-		Hosts: s.APIAllowedHosts, ConfigDir: d.o.dir, ConfigError: d.configError, Log: d.log,
+		Runner: d.runner, Ledger: d.book, Version: wrapper.Version, Tokens: tokens,
+		ConfigDir: d.o.dir, ConfigError: d.configError, Log: d.log,
 	})
 	socket, err := listenSocket(d.o.socket, s.SocketGroup)
 	if err != nil {

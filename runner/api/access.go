@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -46,9 +47,10 @@ func ParseRole(s string) (Role, error) {
 
 // caller is who makes a request.
 type caller struct {
-	role Role
-	who  string
-	from string
+	role  Role
+	who   string
+	from  string
+	token bool // it came with one
 }
 
 func (c caller) actor() runner.Actor { return runner.Actor{Who: c.who, From: c.from} }
@@ -65,12 +67,14 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	if !ok {
 		return ctx
 	}
-	peer := caller{role: Admin, who: "unknown", from: "unix"}
+	peer := func() caller { return caller{role: Admin, who: "unknown", from: "unix"} }
 	if raw, err := uc.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {
 			if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-				peer.who = userName(int(cred.Uid))
-				peer.from = fmt.Sprintf("unix pid %d", cred.Pid)
+				// Names are looked up by the first request, not by who accepts.
+				peer = sync.OnceValue(func() caller {
+					return caller{role: Admin, who: userName(int(cred.Uid)), from: fmt.Sprintf("unix pid %d", cred.Pid)}
+				})
 			}
 		})
 	}
@@ -87,7 +91,6 @@ func userName(uid int) string {
 // guard lets a request through to its route if its caller may.
 func (s *Server) guard(r route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
 		who, err := s.identify(req)
 		if err == nil && who.role < r.access {
 			err = refuse(who, r.access)
@@ -108,51 +111,80 @@ func callerOf(r *http.Request) caller {
 }
 
 func refuse(who caller, needed Role) error {
-	if who.role == nobody {
-		return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Text: "this server wants a token here",
-			Hint: "make one on the server with `saltpeter token create NAME --role " + needed.String() + "` and name its file with SALTPETER_TOKEN_FILE"}
-	}
-	if needed == Admin {
+	switch {
+	case needed == Admin:
 		return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: "tokens are made and revoked over the server's unix socket alone",
 			Hint: "do it on the server's machine, as root or in the socket's group"}
+	case who.role == nobody:
+		return &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Text: "this server wants a token here", Hint: aToken(needed) +
+			" and name its file with SALTPETER_TOKEN_FILE; or let everybody in who can reach it, with this line in saltpeter_config: api_anonymous_role: " + needed.String()}
+	case who.token:
+		return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: fmt.Sprintf("%s may %s, and this needs %s", who.who, who.role, needed), Hint: aToken(needed)}
 	}
-	return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: fmt.Sprintf("%s may %s, and this needs %s", who.who, who.role, needed),
-		Hint: "make a token of that role with `saltpeter token create NAME --role " + needed.String() + "`"}
+	return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: fmt.Sprintf("without a token one may %s here, and this needs %s", who.role, needed),
+		Hint: aToken(needed) + "; or let everybody in who can reach it, with this line in saltpeter_config: api_anonymous_role: " + needed.String()}
+}
+
+func aToken(role Role) string {
+	return "make a token on the server with `saltpeter token create NAME --role " + role.String() + "`"
 }
 
 // identify says who makes a request, and refuses what a browser was tricked into.
 func (s *Server) identify(r *http.Request) (caller, error) {
-	if peer, ok := r.Context().Value(peerKey{}).(caller); ok {
-		return peer, nil
+	if peer, ok := r.Context().Value(peerKey{}).(func() caller); ok {
+		return peer(), nil
 	}
-	if err := s.checkBrowser(r); err != nil {
+	set := s.set().Settings
+	if err := checkBrowser(r, slices.Concat(set.APIAllowedHosts, []string{set.ServerHost})); err != nil {
 		return caller{}, err
 	}
 	from := r.RemoteAddr
+	tokens, broken := s.o.Tokens.load()
 	if token, given := bearer(r); given {
-		name, role, known := s.o.Tokens.Find(token)
-		if !known {
+		name, role, known := find(tokens, token)
+		switch {
+		case broken != nil:
+			return caller{}, errTokensBroken
+		case !known:
 			return caller{}, &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Text: "this server does not know the token",
 				Hint: "see `saltpeter token list` on the server"}
 		}
-		return caller{role: role, who: "token " + name, from: from}, nil
+		return caller{role: role, who: "token " + name, from: from, token: true}, nil
 	}
-	forwarded := r.Header.Get("Forwarded") != "" || r.Header.Get("X-Forwarded-For") != ""
-	anonymous := caller{role: s.o.AnonymousRole, who: "anonymous", from: from}
-	if forwarded {
+	role, _ := ParseRole(set.APIAnonymousRole) // config takes no other words
+	anonymous := caller{role: role, who: "anonymous", from: from}
+	proxied := forwarded(r)
+	if proxied {
 		anonymous.from += " (through a proxy)"
 	}
-	if s.o.Tokens.Any() || !loopback(r.RemoteAddr) {
-		return anonymous, nil
+	switch {
+	case !loopback(r.RemoteAddr):
+	case broken != nil:
+		if anonymous.role == nobody {
+			return caller{}, errTokensBroken
+		}
+	case len(tokens) > 0:
+	case proxied: // what a proxy on this machine hands on is not this machine's
+		anonymous.role = max(anonymous.role, Read)
+	default: // no token exists: this machine's own users may come in
+		anonymous.role = max(anonymous.role, Operate)
 	}
-	// No token exists: this machine's own users may come in, but what a proxy
-	// hands on is not theirs.
-	least := Operate
-	if forwarded {
-		least = Read
-	}
-	anonymous.role = max(anonymous.role, least)
 	return anonymous, nil
+}
+
+// errTokensBroken keeps everybody out who would need a token: nobody knows what a
+// file says that cannot be read.
+var errTokensBroken = &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Text: "the server cannot read its file of tokens",
+	Hint: "mend the file; the server's log names the line. The unix socket is open all the while"}
+
+// forwarded reports whether a proxy handed the request on, as far as it says so.
+func forwarded(r *http.Request) bool {
+	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"} {
+		if _, there := r.Header[h]; there {
+			return true
+		}
+	}
+	return false
 }
 
 func bearer(r *http.Request) (string, bool) {
@@ -174,28 +206,26 @@ func loopback(address string) bool {
 
 // checkBrowser refuses a Host that is not ours, which is how a rebound name
 // shows, and an Origin that is neither ours nor allowed.
-func (s *Server) checkBrowser(r *http.Request) error {
-	if !s.ownHost(r.Host) {
+func checkBrowser(r *http.Request, allowed []string) error {
+	if !ownHost(r.Host, allowed) {
 		return &Error{Status: http.StatusForbidden, Code: "host_refused", Text: fmt.Sprintf("this server is not called %q", hostOnly(r.Host)),
-			Hint: fmt.Sprintf("if it is, add it to saltpeter_config: api_ws_allowed_hosts: [%q]", hostOnly(r.Host))}
+			Hint: fmt.Sprintf("if it is, add this line to saltpeter_config: api_ws_allowed_hosts: [%q]", hostOnly(r.Host))}
 	}
-	origin := r.Header.Get("Origin")
-	if origin == "" {
+	origins, given := r.Header["Origin"]
+	if !given {
 		return nil
 	}
+	origin := strings.Join(origins, " ")
 	u, err := url.Parse(origin)
-	if err == nil && (u.Host == r.Host || slices.Contains(s.o.Hosts, u.Host) || slices.Contains(s.o.Hosts, u.Hostname())) {
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return &Error{Status: http.StatusForbidden, Code: "origin_refused", Text: fmt.Sprintf("a page of unknown origin (%q) may not call this server", origin),
+			Hint: "open the page from a web server whose name stands in api_ws_allowed_hosts of saltpeter_config"}
+	}
+	if strings.EqualFold(u.Host, r.Host) || named(allowed, u.Host) {
 		return nil
 	}
 	return &Error{Status: http.StatusForbidden, Code: "origin_refused", Text: fmt.Sprintf("pages of %s may not call this server", origin),
-		Hint: fmt.Sprintf("to allow them, add to saltpeter_config: api_ws_allowed_hosts: [%q]", hostOf(u))}
-}
-
-func hostOf(u *url.URL) string {
-	if u == nil {
-		return ""
-	}
-	return u.Host
+		Hint: fmt.Sprintf("to allow them, add this line to saltpeter_config: api_ws_allowed_hosts: [%q]", u.Host)}
 }
 
 func hostOnly(hostport string) string {
@@ -207,9 +237,9 @@ func hostOnly(hostport string) string {
 
 // ownHost reports whether a Host header names this server. An address cannot be
 // rebound; a name must be known.
-func (s *Server) ownHost(hostport string) bool {
-	host := hostOnly(hostport)
-	if host == "" || host == "localhost" || net.ParseIP(host) != nil {
+func ownHost(hostport string, allowed []string) bool {
+	host := strings.TrimSuffix(hostOnly(hostport), ".")
+	if host == "" || strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil {
 		return true
 	}
 	if name, err := os.Hostname(); err == nil {
@@ -218,5 +248,16 @@ func (s *Server) ownHost(hostport string) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.o.Hosts, func(h string) bool { return strings.EqualFold(h, host) || strings.EqualFold(h, hostport) })
+	return named(allowed, hostport)
+}
+
+// named reports whether a host is one of those that people wrote: a name for
+// every port, a name with a port, or a whole origin.
+func named(list []string, hostport string) bool {
+	return slices.ContainsFunc(list, func(h string) bool {
+		if _, rest, isOrigin := strings.Cut(h, "://"); isOrigin {
+			h = strings.TrimSuffix(rest, "/")
+		}
+		return h != "" && (strings.EqualFold(h, hostport) || strings.EqualFold(h, hostOnly(hostport)))
+	})
 }

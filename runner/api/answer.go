@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,8 +9,10 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
+	"saltpeter/config"
 	"saltpeter/runner"
 	"saltpeter/runner/ledger"
 )
@@ -27,7 +30,7 @@ func (e *Error) Error() string { return e.Text }
 // answerError writes an error as {"error":{…}}.
 func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		return // nobody is left to read it
+		breakOff() // nobody is left to read it; nothing at all would be "200 OK"
 	}
 	answer := toError(err)
 	if answer.Status >= 500 {
@@ -75,6 +78,8 @@ func badRequest(format string, args ...any) error {
 	return &Error{Status: http.StatusBadRequest, Code: runner.CodeBadRequest, Text: fmt.Sprintf(format, args...)}
 }
 
+// writeJSON fails only where nothing was written yet. A client that has gone is
+// no failure of ours.
 func writeJSON(w http.ResponseWriter, status int, v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
@@ -83,43 +88,62 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, err = w.Write(append(body, '\n'))
-	return err
+	w.Write(append(body, '\n'))
+	return nil
 }
 
-// mostBody bounds a request's body: the largest is a folder of job files.
-const mostBody = 8 << 20
+// mostBody bounds a request's body: selectors and names, no more.
+const mostBody = 1 << 20
 
-// readJSON reads a request's body into v; an empty one leaves v as it is.
-func readJSON(r *http.Request, v any) error {
+// readJSON reads a request's body into v; an empty one leaves v as it is. A key
+// that nobody knows is refused: a selector without the part that was misspelt
+// would hit more than was meant.
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	body, err := io.ReadAll(io.LimitReader(r.Body, mostBody+1))
 	if err != nil {
 		return badRequest("cannot read the request: %v", err)
 	}
 	if len(body) > mostBody {
-		return badRequest("the request is larger than %d MiB", mostBody>>20)
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: runner.CodeBadRequest, Text: fmt.Sprintf("the request is larger than %d MiB", mostBody>>20)}
 	}
-	if len(body) == 0 {
+	http.NewResponseController(w).SetReadDeadline(time.Time{}) // the answer may take long
+	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return badRequest("the request is not the JSON that this route takes: %v", err)
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err = d.Decode(v)
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("something follows it")
+		}
+	}
+	if err != nil {
+		return badRequest("the request is not the JSON that this route takes: %s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	return nil
 }
 
-// stream writes NDJSON, each line at once.
+// stream writes NDJSON, each line at once. A client that does not take a line
+// within the server's patience is cut off.
 type stream struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
+	w        http.ResponseWriter
+	control  *http.ResponseController
+	patience time.Duration
 }
 
-func newStream(w http.ResponseWriter) *stream {
+func (s *Server) newStream(w http.ResponseWriter) *stream {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
-	return &stream{w: w, control: http.NewResponseController(w)}
+	out := &stream{w: w, control: http.NewResponseController(w), patience: s.o.Patience}
+	out.control.Flush() // the client knows from here on that it was heard
+	return out
 }
 
 func (s *stream) send(v any) error {
@@ -127,6 +151,7 @@ func (s *stream) send(v any) error {
 	if err != nil {
 		return err
 	}
+	s.control.SetWriteDeadline(time.Now().Add(s.patience))
 	if _, err := s.w.Write(append(line, '\n')); err != nil {
 		return err
 	}
@@ -139,13 +164,23 @@ func queryTime(r *http.Request, key string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
+	// A "+02:00" that was not escaped arrives as a blank.
+	if t, err := time.Parse(time.RFC3339, strings.Replace(text, " ", "+", 1)); err == nil {
 		return t, nil
 	}
-	if d, err := time.ParseDuration(text); err == nil {
+	if d, err := config.ParseDuration(text); err == nil {
 		return time.Now().Add(-d), nil
 	}
-	return time.Time{}, badRequest("%s=%q is neither a time like 2026-01-02T15:04:05Z nor a duration like 90m", key, text)
+	return time.Time{}, badRequest("%s=%q is neither a time like 2026-01-02T15:04:05Z nor a duration before now like 90m", key, text)
+}
+
+// queryLimit reads how many to list.
+func queryLimit(r *http.Request) (int, error) {
+	n, err := queryInt(r, "limit", 0)
+	if n == 0 {
+		n = 100
+	}
+	return int(min(n, 1000)), err
 }
 
 func queryInt(r *http.Request, key string, otherwise int64) (int64, error) {
@@ -158,4 +193,19 @@ func queryInt(r *http.Request, key string, otherwise int64) (int64, error) {
 		return 0, badRequest("%s=%q is not a whole number from 0", key, text)
 	}
 	return n, nil
+}
+
+// queryBool reads a switch: absent is off, present without a value is on.
+func queryBool(r *http.Request, key string) (bool, error) {
+	if !r.URL.Query().Has(key) {
+		return false, nil
+	}
+	switch text := r.URL.Query().Get(key); text {
+	case "", "1", "true":
+		return true, nil
+	case "0", "false":
+		return false, nil
+	default:
+		return false, badRequest("%s=%q is neither true nor false", key, text)
+	}
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -14,12 +13,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
-
-	"saltpeter/runner"
-	"saltpeter/runner/ledger"
 )
 
 // ClientOptions say which server, and as whom.
@@ -49,6 +44,13 @@ func (e *Unreachable) Error() string {
 }
 func (e *Unreachable) Unwrap() error { return e.Err }
 
+// A server that is stopped or stuck must not keep a script waiting for ever: so
+// long for a connection, and so long for an answer's first line.
+const (
+	dialWithin  = 10 * time.Second
+	beginWithin = time.Minute
+)
+
 // NewClient makes a client. It opens no connection yet.
 func NewClient(o ClientOptions) (*Client, error) {
 	c := &Client{addr: o.Addr}
@@ -56,13 +58,14 @@ func NewClient(o ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the address %q: %w", o.Addr, err)
 	}
-	transport := &http.Transport{MaxIdleConnsPerHost: 4}
+	dialer := &net.Dialer{Timeout: dialWithin}
+	transport := &http.Transport{MaxIdleConnsPerHost: 4, DialContext: dialer.DialContext, TLSHandshakeTimeout: dialWithin, ResponseHeaderTimeout: beginWithin}
 	switch u.Scheme {
 	case "unix":
 		path := u.Path
 		c.base = "http://localhost"
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+			return dialer.DialContext(ctx, "unix", path)
 		}
 	case "http", "https":
 		c.base = strings.TrimSuffix(o.Addr, "/")
@@ -74,7 +77,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the token: %w", err)
 		}
-		if u.Scheme == "http" && !loopback(u.Host) && u.Hostname() != "localhost" {
+		if u.Scheme == "http" && !loopback(net.JoinHostPort(u.Hostname(), "0")) && u.Hostname() != "localhost" {
 			return nil, fmt.Errorf("cannot send a token to %s: it would travel in the clear; use https", o.Addr)
 		}
 		c.token = strings.TrimSpace(string(data))
@@ -90,7 +93,9 @@ func NewClient(o ClientOptions) (*Client, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
 	}
-	c.http = &http.Client{Transport: transport}
+	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // this server sends nobody elsewhere
+	}}
 	return c, nil
 }
 
@@ -195,225 +200,4 @@ func each[T any](c *Client, ctx context.Context, method, path string, body any, 
 			return err
 		}
 	}
-}
-
-// Status is one consistent look at everything.
-func (c *Client) Status(ctx context.Context) (*Status, error) {
-	var v Status
-	return &v, c.get(ctx, "/api/v1/status", nil, &v)
-}
-
-// Jobs lists every job.
-func (c *Client) Jobs(ctx context.Context) ([]Job, error) {
-	var v struct{ Jobs []Job }
-	return v.Jobs, c.get(ctx, "/api/v1/jobs", nil, &v)
-}
-
-// Job is one of them.
-func (c *Client) Job(ctx context.Context, name string) (*Job, error) {
-	var v Job
-	return &v, c.get(ctx, "/api/v1/jobs/"+url.PathEscape(name), nil, &v)
-}
-
-// RunJob starts a job now.
-func (c *Client) RunJob(ctx context.Context, job string, q RunRequest) (*ledger.Run, error) {
-	var v ledger.Run
-	return &v, c.call(ctx, http.MethodPost, "/api/v1/jobs/"+url.PathEscape(job)+"/run", nil, q, &v)
-}
-
-// Run is one run with its tasks.
-func (c *Client) Run(ctx context.Context, id string) (*ledger.Run, error) {
-	var v ledger.Run
-	return &v, c.get(ctx, "/api/v1/runs/"+url.PathEscape(id), nil, &v)
-}
-
-// Runs lists past and present runs, newest first.
-func (c *Client) Runs(ctx context.Context, f ledger.RunFilter) (ledger.RunPage, error) {
-	q := url.Values{}
-	set := func(key, value string) {
-		if value != "" {
-			q.Set(key, value)
-		}
-	}
-	set("job", f.Job)
-	set("machine", f.Machine)
-	set("cursor", f.Cursor)
-	var states []string
-	for _, s := range f.States {
-		states = append(states, string(s))
-	}
-	set("state", strings.Join(states, ","))
-	setTime(q, "since", f.Since)
-	setTime(q, "until", f.Until)
-	if f.Limit > 0 {
-		q.Set("limit", strconv.Itoa(f.Limit))
-	}
-	var v struct {
-		Runs []ledger.Run
-		Next string
-	}
-	err := c.get(ctx, "/api/v1/runs", q, &v)
-	return ledger.RunPage{Runs: v.Runs, Next: v.Next}, err
-}
-
-func setTime(q url.Values, key string, t time.Time) {
-	if !t.IsZero() {
-		q.Set(key, t.Format(time.RFC3339))
-	}
-}
-
-// Skips lists ranges of due times that have no run.
-func (c *Client) Skips(ctx context.Context, job string, since, until time.Time, limit int) ([]ledger.Skip, error) {
-	q := url.Values{"limit": {strconv.Itoa(limit)}}
-	if job != "" {
-		q.Set("job", job)
-	}
-	setTime(q, "since", since)
-	setTime(q, "until", until)
-	var v struct{ Skips []ledger.Skip }
-	return v.Skips, c.get(ctx, "/api/v1/skips", q, &v)
-}
-
-// Output opens a task's output from an offset on. The caller closes it. A stream
-// that broke off ends with io.ErrUnexpectedEOF.
-func (c *Client) Output(ctx context.Context, id ledger.TaskID, offset int64, follow bool) (io.ReadCloser, error) {
-	q := url.Values{}
-	if offset > 0 {
-		q.Set("offset", strconv.FormatInt(offset, 10))
-	}
-	if follow {
-		q.Set("follow", "true")
-	}
-	resp, err := c.do(ctx, http.MethodGet, "/api/v1/runs/"+url.PathEscape(id.Run)+"/tasks/"+url.PathEscape(id.Machine)+"/output", q, nil)
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
-}
-
-// Rows lists when a task's bytes came.
-func (c *Client) Rows(ctx context.Context, id ledger.TaskID) ([]OutputRow, error) {
-	var v struct{ Rows []OutputRow }
-	return v.Rows, c.get(ctx, "/api/v1/runs/"+url.PathEscape(id.Run)+"/tasks/"+url.PathEscape(id.Machine)+"/rows", nil, &v)
-}
-
-// Kill asks for the end of tasks; on is called for each receipt as it comes.
-func (c *Client) Kill(ctx context.Context, q KillRequest, on func(runner.Receipt) error) error {
-	return each(c, ctx, http.MethodPost, "/api/v1/kill", q, on)
-}
-
-// PauseRequest is the body of POST /api/v1/pause.
-type PauseRequest struct {
-	Selection
-	TTL Duration `json:"ttl,omitempty"`
-}
-
-// SignalRequest is the body of POST /api/v1/signal.
-type SignalRequest struct {
-	Selection
-	Signal string `json:"signal"`
-	Scope  string `json:"scope,omitempty"`
-}
-
-// Pause freezes tasks.
-func (c *Client) Pause(ctx context.Context, q PauseRequest, on func(runner.Answer) error) error {
-	return each(c, ctx, http.MethodPost, "/api/v1/pause", q, on)
-}
-
-// Resume thaws them.
-func (c *Client) Resume(ctx context.Context, q Selection, on func(runner.Answer) error) error {
-	return each(c, ctx, http.MethodPost, "/api/v1/resume", q, on)
-}
-
-// Signal sends one signal.
-func (c *Client) Signal(ctx context.Context, q SignalRequest, on func(runner.Answer) error) error {
-	return each(c, ctx, http.MethodPost, "/api/v1/signal", q, on)
-}
-
-// Forget gives up a run's lost tasks.
-func (c *Client) Forget(ctx context.Context, run string) error {
-	var v any
-	return c.call(ctx, http.MethodPost, "/api/v1/runs/"+url.PathEscape(run)+"/forget", nil, struct{}{}, &v)
-}
-
-// Events calls on for every change until ctx ends or the stream does. job and
-// run restrict it; "" does not.
-func (c *Client) Events(ctx context.Context, job, run string, on func(Event) error) error {
-	q := url.Values{}
-	if job != "" {
-		q.Set("job", job)
-	}
-	if run != "" {
-		q.Set("run", run)
-	}
-	resp, err := c.do(ctx, http.MethodGet, "/api/v1/events", q, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewReader(resp.Body)
-	for {
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return &Unreachable{Addr: c.addr, Err: errors.New("the stream of events ended")}
-		}
-		data, ok := strings.CutPrefix(line, "data: ")
-		if !ok {
-			continue
-		}
-		var e Event
-		if err := json.Unmarshal([]byte(data), &e); err != nil {
-			return fmt.Errorf("cannot read an event: %w", err)
-		}
-		if err := on(e); err != nil {
-			return err
-		}
-	}
-}
-
-// Machines lists the inventory.
-func (c *Client) Machines(ctx context.Context) ([]Machine, error) {
-	var v struct{ Machines []Machine }
-	return v.Machines, c.get(ctx, "/api/v1/machines", nil, &v)
-}
-
-// Config says what is loaded, from which files, with which problems.
-func (c *Client) Config(ctx context.Context) (*Config, error) {
-	var v Config
-	return &v, c.get(ctx, "/api/v1/config", nil, &v)
-}
-
-// CheckResult is what a server finds in its folder as it is on the disk now.
-type CheckResult struct {
-	Problems []json.RawMessage `json:"problems"`
-	Diff     []string          `json:"diff"`
-	Errors   int               `json:"errors"`
-}
-
-// Check compares the folder on the disk with what is in force.
-func (c *Client) Check(ctx context.Context) (*CheckResult, error) {
-	var v CheckResult
-	return &v, c.call(ctx, http.MethodPost, "/api/v1/config/check", nil, struct{}{}, &v)
-}
-
-// Tokens lists tokens, without the tokens themselves.
-func (c *Client) Tokens(ctx context.Context) ([]Token, error) {
-	var v struct{ Tokens []Token }
-	return v.Tokens, c.get(ctx, "/api/v1/tokens", nil, &v)
-}
-
-// CreateToken makes one and returns it, the only time that it is seen.
-func (c *Client) CreateToken(ctx context.Context, name, role string) (string, error) {
-	var v struct{ Token string }
-	err := c.call(ctx, http.MethodPost, "/api/v1/tokens", nil, map[string]string{"name": name, "role": role}, &v)
-	return v.Token, err
-}
-
-// RevokeToken ends one.
-func (c *Client) RevokeToken(ctx context.Context, name string) error {
-	var v any
-	return c.call(ctx, http.MethodDelete, "/api/v1/tokens/"+url.PathEscape(name), nil, nil, &v)
 }

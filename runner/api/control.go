@@ -3,10 +3,12 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
 
+	"saltpeter/config"
 	"saltpeter/runner"
 )
 
@@ -21,7 +23,7 @@ type RunRequest struct {
 
 func (s *Server) postRun(w http.ResponseWriter, r *http.Request) error {
 	var q RunRequest
-	if err := readJSON(r, &q); err != nil {
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	// Who asked may go away: the run begins all the same, and is recorded.
@@ -31,27 +33,31 @@ func (s *Server) postRun(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	run.Definition = nil
-	return writeJSON(w, http.StatusCreated, run)
+	return writeJSON(w, http.StatusCreated, shown(run))
 }
 
-// Duration is one in JSON: a number of seconds, or text like "90s".
+// Duration is one in JSON: a number of seconds, or text like "90s". It is never
+// negative.
 type Duration time.Duration
 
-// UnmarshalJSON reads a number of seconds or Go's text form.
+// UnmarshalJSON reads a number of seconds, or text as in job files.
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	var seconds float64
 	if err := json.Unmarshal(b, &seconds); err == nil {
-		*d = Duration(seconds * float64(time.Second))
+		// A selector's negative age would choose everything.
+		if seconds < 0 || seconds > math.MaxInt64/float64(time.Second)/2 {
+			return badRequest("%s is no duration in seconds: it must not be negative, nor longer than a century", b)
+		}
+		*d = Duration(math.Round(seconds * float64(time.Second)))
 		return nil
 	}
 	var text string
 	if err := json.Unmarshal(b, &text); err != nil {
 		return badRequest("a duration is a number of seconds or text like \"90s\"")
 	}
-	v, err := time.ParseDuration(text)
+	v, err := config.ParseDuration(text)
 	if err != nil {
-		return badRequest("%q is no duration; write a number of seconds, \"90s\" or \"5m\"", text)
+		return badRequest("%v", err)
 	}
 	*d = Duration(v)
 	return nil
@@ -80,7 +86,7 @@ func (q Selection) selector() (runner.Selector, error) {
 		Failed: q.Failed, OlderThan: time.Duration(q.OlderThan), All: q.All,
 	}
 	if s.Name == "" && s.Job == "" && s.Run == "" && s.Machine == "" && len(s.States) == 0 && !s.Failed && s.OlderThan == 0 && !s.All {
-		return s, &runner.Refusal{Code: runner.CodeBadRequest, Text: "the request names no task", Hint: `name a job or a run, or say "all": true`}
+		return s, &Error{Status: http.StatusBadRequest, Code: runner.CodeBadRequest, Text: "the request names no task", Hint: `name a job or a run, or say "all": true`}
 	}
 	return s, nil
 }
@@ -97,41 +103,58 @@ type KillRequest struct {
 
 func (s *Server) postKill(w http.ResponseWriter, r *http.Request) error {
 	var q KillRequest
-	if err := readJSON(r, &q); err != nil {
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	selector, err := q.selector()
 	if err != nil {
 		return err
 	}
-	receipts, err := s.o.Runner.Kill(r.Context(), callerOf(r).actor(), selector, runner.KillOptions{
+	ctx, cancel := s.asked(r)
+	defer cancel()
+	receipts, err := s.o.Runner.Kill(ctx, callerOf(r).actor(), selector, runner.KillOptions{
 		Signal: q.Signal, Grace: (*time.Duration)(q.Grace), DryRun: q.DryRun, NoWait: q.NoWait, Withdraw: q.Withdraw,
 	})
 	if err != nil {
 		return err
 	}
-	return sendAll(w, receipts)
+	// The kill stands from here on. Without its client nobody waits for receipts.
+	defer context.AfterFunc(r.Context(), cancel)()
+	return sendAll(ctx, s.newStream(w), receipts)
 }
 
 // sendAll streams what comes out of a channel until it is closed. It keeps on
-// reading when the client has gone, since the sender must not be held up.
-func sendAll[T any](w http.ResponseWriter, from <-chan T) error {
-	out := newStream(w)
+// reading when the client has gone, since the sender must not be held up. A list
+// that ctx cut short is broken off: it must not look complete.
+func sendAll[T any](ctx context.Context, out *stream, from <-chan T) error {
 	gone := false
 	for v := range from {
 		if !gone {
 			gone = out.send(v) != nil
 		}
 	}
+	if gone || ctx.Err() != nil {
+		breakOff()
+	}
 	return nil
 }
 
+// PauseRequest is the body of POST /api/v1/pause.
+type PauseRequest struct {
+	Selection
+	TTL Duration `json:"ttl,omitempty"`
+}
+
+// SignalRequest is the body of POST /api/v1/signal.
+type SignalRequest struct {
+	Selection
+	Signal string `json:"signal"`
+	Scope  string `json:"scope,omitempty"` // main (default) or all
+}
+
 func (s *Server) postPause(w http.ResponseWriter, r *http.Request) error {
-	var q struct {
-		Selection
-		TTL Duration `json:"ttl"`
-	}
-	if err := readJSON(r, &q); err != nil {
+	var q PauseRequest
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	return s.control(w, r, q.Selection, func(ctx context.Context, a runner.Actor, sel runner.Selector) (<-chan runner.Answer, error) {
@@ -141,19 +164,15 @@ func (s *Server) postPause(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) postResume(w http.ResponseWriter, r *http.Request) error {
 	var q Selection
-	if err := readJSON(r, &q); err != nil {
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	return s.control(w, r, q, s.o.Runner.Resume)
 }
 
 func (s *Server) postSignal(w http.ResponseWriter, r *http.Request) error {
-	var q struct {
-		Selection
-		Signal string `json:"signal"`
-		Scope  string `json:"scope"`
-	}
-	if err := readJSON(r, &q); err != nil {
+	var q SignalRequest
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	if q.Signal == "" {
@@ -169,14 +188,19 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request, q Selection, do
 	if err != nil {
 		return err
 	}
-	answers, err := do(r.Context(), callerOf(r).actor(), selector)
+	ctx, cancel := s.asked(r)
+	defer cancel()
+	answers, err := do(ctx, callerOf(r).actor(), selector)
 	if err != nil {
 		return err
 	}
-	return sendAll(w, answers)
+	return sendAll(ctx, s.newStream(w), answers)
 }
 
 func (s *Server) postForget(w http.ResponseWriter, r *http.Request) error {
+	if err := readJSON(w, r, &struct{}{}); err != nil {
+		return err
+	}
 	if err := s.o.Runner.Forget(context.WithoutCancel(r.Context()), callerOf(r).actor(), r.PathValue("run")); err != nil {
 		return err
 	}

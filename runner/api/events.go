@@ -3,7 +3,9 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"saltpeter/runner"
@@ -28,79 +30,87 @@ const keepAlive = 15 * time.Second
 // is too slow is cut off and starts again from a fresh status.
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	job, run := r.URL.Query().Get("job"), r.URL.Query().Get("run")
-	changes := s.o.Runner.Watch(r.Context(), watchBuffer)
+	ctx, cancel := s.streaming(r)
+	defer cancel()
+	changes := s.o.Runner.Watch(ctx, watchBuffer)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	control := http.NewResponseController(w)
-	fmt.Fprint(w, ": every change from now on\n\n")
-	control.Flush()
+	send := func(text string) error {
+		control.SetWriteDeadline(time.Now().Add(s.o.Patience))
+		if _, err := io.WriteString(w, text); err != nil {
+			return err
+		}
+		return control.Flush()
+	}
+	err := send(": every change from now on\n\n")
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
-	for {
+	for err == nil {
 		select {
 		case c, open := <-changes:
 			if !open {
 				return nil
 			}
-			if !concerns(c, job, run) {
-				continue
-			}
-			if err := sendEvent(w, c); err != nil {
-				return nil
+			if concerns(c, job, run) {
+				err = send(eventText(c))
 			}
 		case <-alive.C:
-			if _, err := fmt.Fprint(w, ": alive\n\n"); err != nil {
-				return nil
-			}
-		case <-r.Context().Done():
-			return nil
-		}
-		if control.Flush() != nil {
+			err = send(": alive\n\n")
+		case <-ctx.Done():
 			return nil
 		}
 	}
+	return nil // the client does not take it: it is gone, or cut off
 }
 
-func sendEvent(w http.ResponseWriter, c runner.Change) error {
-	e := Event{Kind: c.Kind, At: c.At, Task: c.Task, Length: c.Length, Receipt: c.Receipt}
-	if c.Run != nil {
-		run := *c.Run
-		run.Definition = nil
-		e.Run = &run
-	}
+func eventText(c runner.Change) string {
+	e := Event{Kind: c.Kind, At: c.At, Run: shown(c.Run), Task: c.Task, Length: c.Length, Receipt: c.Receipt}
 	if c.ID != (ledger.TaskID{}) {
 		e.ID = &c.ID
 	}
 	data, err := json.Marshal(e)
 	if err != nil {
-		return err
+		return ": an event cannot be shown: " + strings.ReplaceAll(err.Error(), "\n", " ") + "\n\n"
 	}
-	_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", c.Kind, data)
-	return err
+	return fmt.Sprintf("event: %s\ndata: %s\n\n", c.Kind, data)
 }
 
-// concerns reports whether a change is one that a client asked for.
+// shown is a run as it may be seen: its definition holds the job's environment,
+// and secrets stay inside. Others may be reading the run, so it is copied.
+func shown(run *ledger.Run) *ledger.Run {
+	if run == nil {
+		return nil
+	}
+	c := *run
+	c.Definition = nil
+	c.Tasks = list(c.Tasks)
+	return &c
+}
+
+// concerns reports whether a change is one that a client asked for. A change of
+// the job files concerns who asked for a job, and nobody who asked for a run.
 func concerns(c runner.Change, job, run string) bool {
 	if job == "" && run == "" {
 		return true
 	}
-	of, name := "", ""
+	of, name := c.ID.Run, ""
 	switch {
 	case c.Run != nil:
 		of, name = c.Run.ID, c.Run.Job
 	case c.Task != nil:
 		of, name = c.Task.Run, c.Task.Job
-	case c.Receipt != nil:
-		of = c.Receipt.Run
-	case c.ID.Run != "":
-		of = c.ID.Run
+	case of == "":
+		return c.Kind == runner.ChangeConfig && run == ""
 	default:
-		return c.Kind == "config"
+		// Growing output and receipts name the run only, whose name is its job's,
+		// one underscore, and a time.
+		name = of[:max(strings.LastIndexByte(of, '_'), 0)]
 	}
-	if run != "" && of != run {
-		return false
-	}
-	return job == "" || name == job || name == ""
+	return (run == "" || of == run) && (job == "" || name == job)
 }

@@ -1,7 +1,10 @@
 package api
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,10 +27,11 @@ func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, map[string]any{"status": "ok"})
 }
 
-// getReady answers 200 once unfinished tasks of an earlier server are taken over.
+// getReady answers 200 from when the unfinished tasks of an earlier server are
+// taken over until this one stops.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.o.Runner.Status(r.Context()); err != nil {
-		return &Error{Status: http.StatusServiceUnavailable, Code: "not_ready", Text: err.Error()}
+	if !s.o.Runner.Ready() {
+		return &Error{Status: http.StatusServiceUnavailable, Code: "not_ready", Text: "the tasks of an earlier server are still being taken over"}
 	}
 	return writeJSON(w, http.StatusOK, map[string]any{"status": "ready"})
 }
@@ -44,7 +48,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	set := s.set()
 	return writeJSON(w, http.StatusOK, Status{
 		Status: status, Version: s.o.Version, ConfigDir: s.o.ConfigDir, ConfigError: s.configError(),
-		Problems: list(set.Problems), Maintenance: set.Maintenance,
+		Problems: problems(set), Maintenance: set.Maintenance,
 	})
 }
 
@@ -79,7 +83,7 @@ type Job struct {
 	Targets     string           `json:"targets"`
 	TargetType  string           `json:"target_type"`
 	Description string           `json:"description,omitempty"`
-	Definition  map[string]any   `json:"definition"` // as written
+	Definition  map[string]any   `json:"definition"` // as written, but for secrets
 	Next        []time.Time      `json:"next"`
 	Blocked     string           `json:"blocked,omitempty"`
 	Machines    []string         `json:"machines"` // that it names now
@@ -95,9 +99,10 @@ func (s *Server) job(set *config.Set, st runner.JobStatus, now time.Time) Job {
 	answer := Job{
 		Name: j.Name, Group: j.Group, File: j.File, Line: j.Line, Schedule: config.Describe(j.Fields, j.Location),
 		Timezone: j.Location.String(), Enabled: j.Enabled, Command: j.Command, Targets: j.Targets, TargetType: j.TargetType,
-		Description: j.Description, Definition: j.Raw, Next: []time.Time{}, Blocked: st.Blocked, Machines: []string{},
+		Description: j.Description, Next: []time.Time{}, Blocked: st.Blocked, Machines: []string{},
 		Last: st.Last, Problems: []config.Problem{},
 	}
+	answer.Definition, _ = redacted(j.Raw, false).(map[string]any)
 	if j.Schedule != nil && j.Enabled {
 		answer.Next = list(config.NextN(j.Schedule, now, nextShown))
 	}
@@ -106,12 +111,51 @@ func (s *Server) job(set *config.Set, st runner.JobStatus, now time.Time) Job {
 			answer.Machines = append(answer.Machines, m.Name)
 		}
 	}
-	for _, p := range set.Problems {
+	for _, p := range problems(set) {
 		if p.Job == j.Name {
 			answer.Problems = append(answer.Problems, p)
 		}
 	}
 	return answer
+}
+
+// hidden stands where a value may be a secret.
+const hidden = "(hidden)"
+
+// redacted is a job as written without what may be secret in it: the values of its
+// environment, and addresses and commands that tell people, wherever they stand
+// (a merge key keeps them one level further down).
+func redacted(v any, secret bool) any {
+	switch v := v.(type) {
+	case map[string]any:
+		m := make(map[string]any, len(v))
+		for key, value := range v {
+			m[key] = redacted(value, secret || key == "env" || key == "notify")
+		}
+		return m
+	case []any:
+		l := make([]any, len(v))
+		for i, value := range v {
+			l[i] = redacted(value, secret)
+		}
+		return l
+	}
+	if secret {
+		return hidden
+	}
+	return v
+}
+
+// problems are a set's, without values of env, which some of them quote.
+func problems(set *config.Set) []config.Problem {
+	shown := make([]config.Problem, len(set.Problems))
+	for i, p := range set.Problems {
+		if strings.HasPrefix(p.Key, "env.") && p.Warning && p.Hint != "" {
+			p.Text, p.Hint = "becomes another text than it seems", "quote it; `saltpeter check` on the server shows the value"
+		}
+		shown[i] = p
+	}
+	return shown
 }
 
 func (s *Server) getJobs(w http.ResponseWriter, r *http.Request) error {
@@ -149,6 +193,12 @@ func (s *Server) jobs(r *http.Request, only string) ([]Job, error) {
 	return jobs, nil
 }
 
+// states are those that runs can be listed by.
+var states = []ledger.State{
+	ledger.Queued, ledger.Launching, ledger.Running, ledger.Paused, ledger.Stopping, ledger.Succeeded, ledger.Failed, ledger.TimedOut,
+	ledger.Killed, ledger.LaunchFailed, ledger.Unreachable, ledger.Skipped, ledger.Unknown, ledger.Lost,
+}
+
 func (s *Server) getRuns(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	since, err := queryTime(r, "since")
@@ -159,15 +209,21 @@ func (s *Server) getRuns(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	limit, err := queryInt(r, "limit", 100)
+	limit, err := queryLimit(r)
 	if err != nil {
 		return err
 	}
-	filter := ledger.RunFilter{Job: q.Get("job"), Machine: q.Get("machine"), Since: since, Until: until, Limit: int(min(limit, 1000)), Cursor: q.Get("cursor")}
+	filter := ledger.RunFilter{Job: q.Get("job"), Machine: q.Get("machine"), Since: since, Until: until, Limit: limit, Cursor: q.Get("cursor")}
 	for _, state := range strings.FieldsFunc(q.Get("state"), func(c rune) bool { return c == ',' }) {
+		if !slices.Contains(states, ledger.State(state)) {
+			return &Error{Status: http.StatusBadRequest, Code: runner.CodeBadRequest, Text: "there is no state " + quote(state), Hint: fmt.Sprintf("use some of %v, with commas", states)}
+		}
 		filter.States = append(filter.States, ledger.State(state))
 	}
 	page, err := s.o.Ledger.Runs(r.Context(), filter)
+	if errors.Is(err, ledger.ErrCursor) {
+		return badRequest("%v", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -179,8 +235,7 @@ func (s *Server) getRun(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	run.Definition = nil // it holds the job's environment: secrets stay inside
-	return writeJSON(w, http.StatusOK, run)
+	return writeJSON(w, http.StatusOK, shown(run))
 }
 
 func (s *Server) getSkips(w http.ResponseWriter, r *http.Request) error {
@@ -192,11 +247,11 @@ func (s *Server) getSkips(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	limit, err := queryInt(r, "limit", 100)
+	limit, err := queryLimit(r)
 	if err != nil {
 		return err
 	}
-	skips, err := s.o.Ledger.Skips(r.Context(), r.URL.Query().Get("job"), since, until, int(min(limit, 1000)))
+	skips, err := s.o.Ledger.Skips(r.Context(), r.URL.Query().Get("job"), since, until, limit)
 	if err != nil {
 		return err
 	}
@@ -208,7 +263,11 @@ func (s *Server) getAudit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	entries, err := s.o.Ledger.Audit(r.Context(), since, 1000)
+	limit, err := queryLimit(r)
+	if err != nil {
+		return err
+	}
+	entries, err := s.o.Ledger.Audit(r.Context(), since, limit)
 	if err != nil {
 		return err
 	}
@@ -275,7 +334,7 @@ type ConfigFile struct {
 
 func (s *Server) getConfig(w http.ResponseWriter, r *http.Request) error {
 	set := s.set()
-	answer := Config{Dir: s.o.ConfigDir, Serial: set.Serial, Error: s.configError(), Files: []ConfigFile{}, Problems: list(set.Problems)}
+	answer := Config{Dir: s.o.ConfigDir, Serial: set.Serial, Error: s.configError(), Files: []ConfigFile{}, Problems: problems(set)}
 	for _, f := range set.Files {
 		answer.Files = append(answer.Files, ConfigFile{Name: f.Name, Group: f.Group, Hash: f.Hash, Broken: f.Broken, LastGood: f.LastGood, Jobs: list(f.Jobs)})
 	}
@@ -290,6 +349,6 @@ func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
 		return &Error{Status: http.StatusConflict, Code: "config_unreadable", Text: err.Error()}
 	}
 	return writeJSON(w, http.StatusOK, map[string]any{
-		"problems": list(fresh.Problems), "diff": list(config.Diff(running, fresh)), "errors": len(fresh.Errors()),
+		"problems": problems(fresh), "diff": list(config.Diff(running, fresh)), "errors": len(fresh.Errors()),
 	})
 }

@@ -16,8 +16,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -26,26 +28,32 @@ import (
 type Token struct {
 	Name   string `json:"name"`
 	Role   string `json:"role"`
-	SHA256 string `json:"sha256"`
+	SHA256 string `json:"-"` // hex; of a token that people chose themselves it would give it away
 }
 
 // Tokens is the file of tokens: a line each, `role name sha256`. People may edit
-// it; it is read again when it has changed.
+// it, also while the server changes it; it is read again when it has changed.
 type Tokens struct {
 	path string
 	log  *slog.Logger
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held from reading to writing, so that no change is lost
 	seen   stamp
 	tokens []Token
-	broken bool // the file could not be read: nobody gets in by token or without
+	broken error // why the file cannot be used: nobody gets in by token or without
 }
 
 // stamp tells one version of the file from another.
 type stamp struct {
+	inode    uint64
+	changed  int64
 	modified time.Time
 	size     int64
 }
+
+// settled is how old a version must be for its stamp to be trusted: a file may
+// change twice within one tick of its clock.
+const settled = 2 * time.Second
 
 // OpenTokens reads a file of tokens; a missing one holds none.
 func OpenTokens(path string, log *slog.Logger) (*Tokens, error) {
@@ -58,29 +66,60 @@ func OpenTokens(path string, log *slog.Logger) (*Tokens, error) {
 
 // load returns the tokens as the file has them now.
 func (t *Tokens) load() ([]Token, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	info, err := os.Stat(t.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		t.seen, t.tokens, t.broken = stamp{}, nil, false
+	if t == nil {
 		return nil, nil
 	}
-	if err == nil {
-		now := stamp{info.ModTime(), info.Size()}
-		if now == t.seen && !t.broken {
-			return t.tokens, nil
-		}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reload()
+}
+
+// reload is load with the lock held. What is wrong is logged once.
+func (t *Tokens) reload() ([]Token, error) {
+	now, err := t.stamp()
+	if err == nil && now == t.seen && (now == stamp{} || time.Since(now.modified) > settled) {
+		return t.tokens, t.broken
+	}
+	var tokens []Token
+	if err == nil && now != (stamp{}) {
 		var data []byte
 		if data, err = os.ReadFile(t.path); err == nil {
-			var tokens []Token
-			if tokens, err = parseTokens(t.path, data); err == nil {
-				t.seen, t.tokens, t.broken = now, tokens, false
-				return tokens, nil
-			}
+			tokens, err = parseTokens(t.path, data)
 		}
 	}
-	t.broken = true
-	return nil, fmt.Errorf("cannot read the tokens: %w", err)
+	if err != nil {
+		err = fmt.Errorf("cannot read the tokens: %w", err)
+		if t.broken == nil || t.broken.Error() != err.Error() {
+			t.log.Error("nobody gets in over TCP by token", "err", err)
+		}
+	}
+	if err != nil && now == (stamp{}) {
+		now.size = -1 // unlike a file that is not there
+	}
+	t.seen, t.tokens, t.broken = now, tokens, err
+	return tokens, err
+}
+
+// stamp looks at the file; the zero one means that there is none.
+func (t *Tokens) stamp() (stamp, error) {
+	info, err := os.Stat(t.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return stamp{}, nil
+	}
+	if err != nil {
+		return stamp{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return stamp{}, fmt.Errorf("%s is no regular file", t.path)
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return stamp{}, fmt.Errorf("everybody may write to %s; take that away with chmod o-w", t.path)
+	}
+	now := stamp{modified: info.ModTime(), size: info.Size()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		now.inode, now.changed = st.Ino, st.Ctim.Nano()
+	}
+	return now, nil
 }
 
 func parseTokens(path string, data []byte) ([]Token, error) {
@@ -106,30 +145,8 @@ func parseTokens(path string, data []byte) ([]Token, error) {
 	return tokens, lines.Err()
 }
 
-// Any reports whether a token exists, or might: a file that cannot be read does
-// not open the door.
-func (t *Tokens) Any() bool {
-	if t == nil {
-		return false
-	}
-	tokens, err := t.load()
-	if err != nil {
-		t.log.Error("tokens", "err", err)
-		return true
-	}
-	return len(tokens) > 0
-}
-
-// Find returns whose token it is.
-func (t *Tokens) Find(token string) (name string, role Role, known bool) {
-	if t == nil {
-		return "", nobody, false
-	}
-	tokens, err := t.load()
-	if err != nil {
-		t.log.Error("tokens", "err", err)
-		return "", nobody, false
-	}
+// find returns whose token it is.
+func find(tokens []Token, token string) (name string, role Role, known bool) {
 	sum := sha256.Sum256([]byte(token))
 	text := []byte(hex.EncodeToString(sum[:]))
 	for _, k := range tokens {
@@ -151,7 +168,12 @@ func (t *Tokens) Create(name string, role Role) (string, error) {
 	if role != Read && role != Operate {
 		return "", badRequest("a token's role is read or operate")
 	}
-	tokens, err := t.load()
+	if t == nil {
+		return "", errNoTokens
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tokens, err := t.reload()
 	if err != nil {
 		return "", err
 	}
@@ -165,53 +187,93 @@ func (t *Tokens) Create(name string, role Role) (string, error) {
 	rand.Read(secret)
 	token := "sp_" + base64.RawURLEncoding.EncodeToString(secret)
 	sum := sha256.Sum256([]byte(token))
-	return token, t.store(append(tokens[:len(tokens):len(tokens)], Token{Role: role.String(), Name: name, SHA256: hex.EncodeToString(sum[:])}))
+	err = t.rewrite(func(lines []string) []string {
+		if len(lines) == 0 {
+			lines = append(lines, "# role name sha256: made by `saltpeter token create`")
+		}
+		return append(lines, fmt.Sprintf("%s %s %s", role, name, hex.EncodeToString(sum[:])))
+	})
+	if err != nil {
+		return "", err
+	}
+	return token, nil
 }
+
+var errNoTokens = &Error{Status: http.StatusConflict, Code: "no_tokens_file", Text: "this server has no file of tokens",
+	Hint: "name one with tokens_file in saltpeter_config"}
 
 // Revoke ends a token.
 func (t *Tokens) Revoke(name string) error {
-	tokens, err := t.load()
+	unknown := &Error{Status: http.StatusNotFound, Code: "no_such_token", Text: "there is no token named " + quote(name), Hint: "`saltpeter token list` shows them"}
+	if t == nil {
+		return unknown
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tokens, err := t.reload()
 	if err != nil {
 		return err
 	}
-	var kept []Token
-	for _, k := range tokens {
-		if k.Name != name {
-			kept = append(kept, k)
-		}
+	if !slices.ContainsFunc(tokens, func(k Token) bool { return k.Name == name }) {
+		return unknown
 	}
-	if len(kept) == len(tokens) {
-		return &Error{Status: http.StatusNotFound, Code: "no_such_token", Text: "there is no token named " + quote(name), Hint: "`saltpeter token list` shows them"}
-	}
-	return t.store(kept)
+	return t.rewrite(func(lines []string) []string {
+		return slices.DeleteFunc(lines, func(line string) bool {
+			fields := strings.Fields(line)
+			return len(fields) == 3 && !strings.HasPrefix(fields[0], "#") && fields[1] == name
+		})
+	})
 }
 
-// store replaces the file in one step.
-func (t *Tokens) store(tokens []Token) error {
-	var text strings.Builder
-	text.WriteString("# role name sha256: made by `saltpeter token create`\n")
-	for _, k := range tokens {
-		fmt.Fprintf(&text, "%s %s %s\n", k.Role, k.Name, k.SHA256)
+// rewrite changes the file's lines in one step; what people wrote beside the
+// tokens stays. The lock is held.
+func (t *Tokens) rewrite(change func([]string) []string) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot write the tokens: %w", err)
+		}
+	}()
+	path, mode := t.path, fs.FileMode(0o600)
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
 	}
-	f, err := os.CreateTemp(filepath.Dir(t.path), ".tokens-*") // 0600
+	if info, err := os.Stat(path); err == nil {
+		mode = info.Mode().Perm()
+	}
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var lines []string
+	if text := strings.TrimSuffix(string(data), "\n"); text != "" {
+		lines = strings.Split(text, "\n")
+	}
+	text := strings.Join(append(change(lines), ""), "\n")
+	f, err := os.CreateTemp(filepath.Dir(path), ".tokens-*") // 0600
 	if err != nil {
-		return fmt.Errorf("cannot write the tokens: %w", err)
+		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.WriteString(text.String())
-	if err == nil {
-		err = f.Sync()
+	_, err = f.WriteString(text)
+	for _, step := range []func() error{func() error { return f.Chmod(mode) }, f.Sync} {
+		if err == nil {
+			err = step()
+		}
 	}
 	if closed := f.Close(); err == nil {
 		err = closed
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), t.path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write the tokens: %w", err)
+		return err
 	}
-	_, err = t.load()
+	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+		dir.Sync() // a revoked token must not come back with the power
+		dir.Close()
+	}
+	_, err = t.reload()
 	return err
 }
 
@@ -225,7 +287,7 @@ func (s *Server) getTokens(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) postToken(w http.ResponseWriter, r *http.Request) error {
 	var q struct{ Name, Role string }
-	if err := readJSON(r, &q); err != nil {
+	if err := readJSON(w, r, &q); err != nil {
 		return err
 	}
 	role, err := ParseRole(q.Role)

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"context"
 	"database/sql"
 	"fmt"
@@ -50,6 +51,9 @@ func (a spot) cursor() string {
 	return strconv.FormatInt(a.due, 36) + "." + strconv.FormatInt(a.num, 36)
 }
 
+// ErrCursor is a cursor that no page gave.
+var ErrCursor = errors.New("it is no cursor of a page before")
+
 func parseCursor(text string) (spot, error) {
 	due, num, _ := strings.Cut(text, ".")
 	d, err := strconv.ParseInt(due, 36, 64)
@@ -59,7 +63,7 @@ func parseCursor(text string) (spot, error) {
 			return spot{d, n}, nil
 		}
 	}
-	return spot{}, fmt.Errorf("cannot go on at %q: it is no cursor of a page before", text)
+	return spot{}, fmt.Errorf("cannot go on at %q: %w", text, ErrCursor)
 }
 
 // where collects conditions and their arguments.
