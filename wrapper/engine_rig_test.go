@@ -152,20 +152,20 @@ func modes(t *testing.T) []mode {
 	return append([]mode{{name: "root+cgroup", uid: 0, cgroup: true}}, all...)
 }
 
-// lab is what all cases share: a copy of this binary and the hostile program,
+// rigLab is what all cases share: a copy of this binary and the hostile program,
 // where every user may run them.
-type lab struct {
+type rigLab struct {
 	dir, self, hostile string
 	pipe               bool
 }
 
-// piped is the lab with the job's output through a pipe.
-func (l lab) piped() *lab { l.pipe = true; return &l }
+// piped is the rigLab with the job's output through a pipe.
+func (l rigLab) piped() *rigLab { l.pipe = true; return &l }
 
-func buildLab(t *testing.T) *lab {
+func buildLab(t *testing.T) *rigLab {
 	t.Helper()
 	dir := t.TempDir()
-	l := &lab{dir: dir, self: filepath.Join(dir, "self"), hostile: filepath.Join(dir, "hostile")}
+	l := &rigLab{dir: dir, self: filepath.Join(dir, "self"), hostile: filepath.Join(dir, "hostile")}
 	publish(dir)
 	if out, err := exec.Command("go", "build", "-o", l.hostile, "./testdata/hostile").CombinedOutput(); err != nil {
 		t.Fatalf("cannot build hostile: %v: %s", err, out)
@@ -209,7 +209,7 @@ type rig struct {
 
 const rigPatience = 60 * time.Second // a busy machine is no failure
 
-func (l *lab) newRig(t *testing.T, m mode, order wire.Order) *rig {
+func (l *rigLab) newRig(t *testing.T, m mode, order wire.Order) *rig {
 	t.Helper()
 	r := l.launch(t, m, order)
 	n := r.wait("ready")
@@ -218,7 +218,7 @@ func (l *lab) newRig(t *testing.T, m mode, order wire.Order) *rig {
 }
 
 // launch starts a wrapper and gives it its order.
-func (l *lab) launch(t *testing.T, m mode, order wire.Order) *rig {
+func (l *rigLab) launch(t *testing.T, m mode, order wire.Order) *rig {
 	t.Helper()
 	r := &rig{t: t, mode: m, news: make(chan rigNews, 1000)}
 	dir := t.TempDir()

@@ -1,12 +1,14 @@
 package wrapper
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"testing"
 	"time"
 
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -71,9 +73,10 @@ func shapes() []shape {
 // withoutCgroup are the shapes for which it matters that root has no cgroup.
 var withoutCgroup = []string{"K01 plain", "K07 setsid+ignore", "K09 daemon deaf to TERM", "K16 wide breeder", "K21 non-dumpable", "K24 subreaper", "K30 run-as daemon"}
 
-func testShapes(t *testing.T, l *lab, m mode) {
+func testShapes(t *testing.T, l *rigLab, m mode) {
 	for _, s := range shapes() {
 		t.Run(s.id, func(t *testing.T) {
+			lab.Case(t, s.id, m.name)
 			switch {
 			case m.name == "root" && !killLab() && !slices.Contains(withoutCgroup, s.id):
 				t.Skip("the other modes run it: SALTPETER_KILL_LAB=1 runs it in all")
@@ -97,7 +100,7 @@ func testShapes(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testShape(t *testing.T, l *lab, m mode, s shape) {
+func testShape(t *testing.T, l *rigLab, m mode, s shape) {
 	grace := s.grace
 	if grace == 0 {
 		grace = 10
@@ -154,7 +157,7 @@ func testShape(t *testing.T, l *lab, m mode, s shape) {
 	if took > bound {
 		t.Errorf("took %s, more than %s", took, bound)
 	}
-	t.Logf("%-22s %s  %6.1f ms  %d processes  proof %s", s.id, n.Report.Phase, n.Report.TookMS, n.Report.ProcessesBefore, n.Report.Proof)
+	lab.Measured(t, fmt.Sprintf("%s  %.1f ms  %d processes  proof %s", n.Report.Phase, n.Report.TookMS, n.Report.ProcessesBefore, n.Report.Proof))
 }
 
 // checkCode compares the main process's own end.

@@ -12,7 +12,7 @@ import (
 )
 
 // testStarts: what is prepared at the gate, and what refuses to start.
-func testStarts(t *testing.T, l *lab, m mode) {
+func testStarts(t *testing.T, l *rigLab, m mode) {
 	t.Run("refusals", func(t *testing.T) { t.Parallel(); testRefusals(t, l, m) })
 	t.Run("environment", func(t *testing.T) { t.Parallel(); testEnvironment(t, l, m) })
 	t.Run("user", func(t *testing.T) { t.Parallel(); testUser(t, l, m) })
@@ -20,7 +20,7 @@ func testStarts(t *testing.T, l *lab, m mode) {
 	t.Run("gate", func(t *testing.T) { t.Parallel(); testGate(t, l, m) })
 }
 
-func testRefusals(t *testing.T, l *lab, m mode) {
+func testRefusals(t *testing.T, l *rigLab, m mode) {
 	file := filepath.Join(t.TempDir(), "file")
 	closed := filepath.Join(t.TempDir(), "closed")
 	_ = os.WriteFile(file, nil, 0o600)
@@ -62,7 +62,7 @@ func testRefusals(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testEnvironment(t *testing.T, l *lab, m mode) {
+func testEnvironment(t *testing.T, l *rigLab, m mode) {
 	o := order(`env | sort; ulimit -m; echo "in $(pwd)"; ls -l /proc/self/fd; grep -E '^Sig(Ign|Blk)' /proc/self/status; echo to-stderr >/dev/stderr`)
 	o.Cwd, o.Task = "/usr", "cookie-1"
 	o.Env = map[string]string{"MINE": "a b\nc", "SP_TASK": "forged", "LANG": "C"}
@@ -90,7 +90,7 @@ func testEnvironment(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testUser(t *testing.T, l *lab, m mode) {
+func testUser(t *testing.T, l *rigLab, m mode) {
 	if m.uid != 0 {
 		r := l.newRig(t, m, order("id -u; id -g")).open()
 		r.finish()
@@ -121,7 +121,7 @@ func testUser(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testLockfile(t *testing.T, l *lab, m mode) {
+func testLockfile(t *testing.T, l *rigLab, m mode) {
 	dir := t.TempDir()
 	publish(dir)
 	_ = os.Chmod(dir, 0o777)
@@ -146,7 +146,7 @@ func testLockfile(t *testing.T, l *lab, m mode) {
 }
 
 // testGate: a wrapper that dies before the gate opens releases no user code.
-func testGate(t *testing.T, l *lab, m mode) {
+func testGate(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("echo ran"))
 	p, ok := newProcReader().stat(r.start.PID)
 	if !ok || p.sid != r.start.PID || p.start != r.start.StartTicks {

@@ -1,8 +1,9 @@
 package wrapper
 
 import (
-	"os"
 	"testing"
+
+	"saltpeter/testdata/lab"
 )
 
 // TestKillCases runs the catalogue's cases in every mode that this machine allows.
@@ -24,4 +25,4 @@ func TestKillCases(t *testing.T) {
 }
 
 // killLab says whether the long cases are wanted.
-func killLab() bool { return os.Getenv("SALTPETER_KILL_LAB") != "" }
+func killLab() bool { return lab.KillLab() }

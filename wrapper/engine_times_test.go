@@ -11,38 +11,45 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
-func testTimes(t *testing.T, l *lab, m mode) {
+func testTimes(t *testing.T, l *rigLab, m mode) {
 	cases := []struct {
 		id string
-		f  func(t *testing.T, l *lab, m mode)
+		f  func(t *testing.T, l *rigLab, m mode)
 	}{
-		{"ends by itself", testEnds},
+		{"R15 R17 ends by itself", testEnds},
 		{"K12 leftover", testLeftover},
 		{"K13 kill of leftovers", testLeftoverKilled},
 		{"leftover kill", testLeftoverPolicy},
 		{"leftover count", testLeftoverCount},
 		{"K25 frozen", testFrozen},
-		{"eperm", testNotPermitted},
+		{"K27 setuid", testNotPermitted},
 		{"traced zombie", testTraced},
 		{"R01 exit at the same instant", testSameInstant},
 		{"R03 kill while starting", testKillStarting},
 		{"never started", testNever},
 		{"R04 kill twice", testTwice},
 		{"R05 TERM then KILL", testShorten},
-		{"R06 timeout", testTimeout},
-		{"R09 pause and resume", testPause},
+		{"R06 timeout", testTimeoutObeyed},
+		{"R08 timeout, TERM ignored", testTimeout},
+		{"R09 R10 pause, resume", testPause},
 		{"R11 pause then kill", testPauseKill},
 		{"pause ttl", testPauseTTL},
 		{"pause ttl without a wrapper", testPauseOrphan},
 		{"R13 signals", testSignals},
 		{"wrapper dies", testWrapperDies},
 		{"unknown signal", testUnknownSignal},
+		{"W03 out of memory", testOutOfMemory},
 	}
 	for _, c := range cases {
-		t.Run(c.id, func(t *testing.T) { t.Parallel(); c.f(t, l, m) })
+		t.Run(c.id, func(t *testing.T) {
+			lab.Case(t, c.id, m.name)
+			t.Parallel()
+			c.f(t, l, m)
+		})
 	}
 }
 
@@ -50,7 +57,7 @@ func order(command string) wire.Order {
 	return wire.Order{Command: command, KillGrace: 10, HardLimit: 30}
 }
 
-func testEnds(t *testing.T, l *lab, m mode) {
+func testEnds(t *testing.T, l *rigLab, m mode) {
 	for command, want := range map[string]struct{ code, sig int }{
 		"exit 0": {}, "exit 143": {code: 143}, "kill -SEGV $$": {sig: 11}, "-no-such-command": {code: 127},
 	} {
@@ -63,7 +70,7 @@ func testEnds(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testLeftover(t *testing.T, l *lab, m mode) {
+func testLeftover(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("sleep 1 >/dev/null 2>&1 & exit 0")).open()
 	n := r.wait("exited")
 	if n.End.Leftover != 1 || n.End.Cause != wire.CauseExit || n.End.RealCode == nil || *n.End.RealCode != 0 {
@@ -80,7 +87,7 @@ func testLeftover(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testLeftoverKilled(t *testing.T, l *lab, m mode) {
+func testLeftoverKilled(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("sleep 300 & exit 3")).open()
 	r.wait("exited")
 	r.send(rigCommand{Op: "kill", ID: "k", Cause: wire.CauseKill})
@@ -94,7 +101,7 @@ func testLeftoverKilled(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testLeftoverPolicy(t *testing.T, l *lab, m mode) {
+func testLeftoverPolicy(t *testing.T, l *rigLab, m mode) {
 	o := order("(trap '' TERM; sleep 300; sleep 300) & sleep .2; exit 3")
 	o.Leftover, o.KillGrace = "kill", .2
 	r := l.newRig(t, m, o).open()
@@ -104,7 +111,7 @@ func testLeftoverPolicy(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testLeftoverCount(t *testing.T, l *lab, m mode) {
+func testLeftoverCount(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("sleep .5 & sleep 300 & exit 0")).open()
 	if n := r.wait("exited"); n.End.Leftover != 2 {
 		t.Errorf("%d leftovers, want 2", n.End.Leftover)
@@ -118,7 +125,7 @@ func testLeftoverCount(t *testing.T, l *lab, m mode) {
 
 // testFrozen is the honest case: not even SIGKILL reaches a process that the old
 // freezer holds.
-func testFrozen(t *testing.T, l *lab, m mode) {
+func testFrozen(t *testing.T, l *rigLab, m mode) {
 	mountinfo, _ := os.ReadFile("/proc/self/mountinfo")
 	freezer := ""
 	for line := range strings.SplitSeq(string(mountinfo), "\n") {
@@ -160,6 +167,7 @@ func testFrozen(t *testing.T, l *lab, m mode) {
 		rep.Left[0].PID != r.start.PID || rep.Left[0].Reason != wire.ReasonFrozen || rep.Left[0].Command != "sleep" {
 		t.Errorf("report is %+v", rep)
 	}
+	lab.Honest(t, "alive: "+rep.Left[0].Reason+"; gone and corrected after the thaw")
 	write("freezer.state", "THAWED")
 	if n := r.wait("report"); n.ID != "k" || !n.Report.OK || n.Report.Outcome != wire.OutcomeGone || n.Report.Phase != wire.PhaseKill {
 		t.Errorf("correction is %+v", n)
@@ -170,7 +178,7 @@ func testFrozen(t *testing.T, l *lab, m mode) {
 }
 
 // testNotPermitted: a set-uid child of an unprivileged wrapper is out of reach.
-func testNotPermitted(t *testing.T, l *lab, m mode) {
+func testNotPermitted(t *testing.T, l *rigLab, m mode) {
 	if m.uid == 0 || os.Geteuid() != 0 {
 		t.Skip("needs root to make the set-uid program, and an unprivileged wrapper")
 	}
@@ -195,6 +203,7 @@ func testNotPermitted(t *testing.T, l *lab, m mode) {
 	if rep.OK || rep.Outcome != wire.OutcomeAlive || rep.Alive != 1 || rep.Left[0].PID != pid || rep.Left[0].Reason != wire.ReasonEPERM {
 		t.Errorf("report is %+v", rep)
 	}
+	lab.Honest(t, "alive: eperm, a set-uid child of an unprivileged wrapper; corrected when it ends")
 	_ = unix.Kill(pid, unix.SIGKILL)
 	if rep := r.wait("report").Report; rep.Outcome != wire.OutcomeGone || rep.Proof != wire.ProofECHILD {
 		t.Errorf("correction is %+v", rep)
@@ -203,7 +212,7 @@ func testNotPermitted(t *testing.T, l *lab, m mode) {
 }
 
 // testTraced: a zombie that a stranger traces can't be reaped, but does not live.
-func testTraced(t *testing.T, l *lab, m mode) {
+func testTraced(t *testing.T, l *rigLab, m mode) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may trace every process")
 	}
@@ -228,7 +237,7 @@ func rounds(few int) int {
 	return few
 }
 
-func testSameInstant(t *testing.T, l *lab, m mode) {
+func testSameInstant(t *testing.T, l *rigLab, m mode) {
 	for i := range rounds(5) {
 		r := l.newRig(t, m, order("sleep .05")).open()
 		time.Sleep(45*time.Millisecond + time.Duration(i%11)*time.Millisecond)
@@ -249,7 +258,7 @@ func orZero(n *int) *int {
 	return n
 }
 
-func testKillStarting(t *testing.T, l *lab, m mode) {
+func testKillStarting(t *testing.T, l *rigLab, m mode) {
 	for i := range rounds(5) {
 		o := order("(sleep 300 & sleep 300 & setsid sleep 300) & sleep 300")
 		o.KillGrace = .2
@@ -264,7 +273,7 @@ func testKillStarting(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testNever(t *testing.T, l *lab, m mode) {
+func testNever(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("echo ran"))
 	r.send(rigCommand{Op: "kill", ID: "k", Cause: wire.CauseKill})
 	r.open()
@@ -278,7 +287,7 @@ func testNever(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testTwice(t *testing.T, l *lab, m mode) {
+func testTwice(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("trap 'echo hit; sleep .3; exit 0' TERM; echo up; while :; do sleep .05; done")).open()
 	r.printed("up")
 	r.send(rigCommand{Op: "kill", ID: "a", Cause: wire.CauseKill})
@@ -301,7 +310,7 @@ func testTwice(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testShorten(t *testing.T, l *lab, m mode) {
+func testShorten(t *testing.T, l *rigLab, m mode) {
 	o := order("trap '' TERM; echo up; sleep 300; sleep 300")
 	o.KillGrace = 600
 	for _, second := range []rigCommand{
@@ -318,7 +327,7 @@ func testShorten(t *testing.T, l *lab, m mode) {
 	}
 }
 
-func testTimeout(t *testing.T, l *lab, m mode) {
+func testTimeout(t *testing.T, l *rigLab, m mode) {
 	o := order("trap '' TERM; echo up; sleep 300; true")
 	o.KillGrace = .1
 	r := l.newRig(t, m, o).open()
@@ -358,7 +367,7 @@ func (r *rig) moves() {
 	r.until("the job prints again", func() bool { return len(r.read()) > before+20 })
 }
 
-func testPause(t *testing.T, l *lab, m mode) {
+func testPause(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order(counting)).open()
 	r.pause(0)
 	r.send(rigCommand{Op: "resume", ID: "r"})
@@ -370,7 +379,7 @@ func testPause(t *testing.T, l *lab, m mode) {
 	r.finish()
 }
 
-func testPauseKill(t *testing.T, l *lab, m mode) {
+func testPauseKill(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("trap 'echo bye; exit 0' TERM; "+strings.TrimSuffix(counting, "hostile spin; true")+"hostile spin & wait")).open()
 	r.pause(60)
 	r.send(rigCommand{Op: "kill", ID: "k", Cause: wire.CauseKill})
@@ -381,7 +390,7 @@ func testPauseKill(t *testing.T, l *lab, m mode) {
 	r.printed("bye")
 }
 
-func testPauseTTL(t *testing.T, l *lab, m mode) {
+func testPauseTTL(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order(counting)).open()
 	r.pause(.4)
 	if n := r.wait("report"); n.Report.Op != "resume" || !n.Report.OK {
@@ -395,7 +404,7 @@ func testPauseTTL(t *testing.T, l *lab, m mode) {
 }
 
 // testPauseOrphan: with the wrapper dead the machine thaws the job all the same.
-func testPauseOrphan(t *testing.T, l *lab, m mode) {
+func testPauseOrphan(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order(counting)).open()
 	r.pause(.5)
 	_ = r.cmd.Process.Kill()
@@ -404,7 +413,7 @@ func testPauseOrphan(t *testing.T, l *lab, m mode) {
 	r.destroy()
 }
 
-func testSignals(t *testing.T, l *lab, m mode) {
+func testSignals(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("trap 'echo usr' USR1; echo up; while :; do sleep .05; done")).open()
 	r.printed("up")
 	r.send(rigCommand{Op: "signal", ID: "s", Signal: "USR1"})
@@ -426,7 +435,7 @@ func testSignals(t *testing.T, l *lab, m mode) {
 }
 
 // testWrapperDies: KILL to the wrapper leaves the job alive and findable.
-func testWrapperDies(t *testing.T, l *lab, m mode) {
+func testWrapperDies(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order(counting)).open()
 	r.printed("\n5\n")
 	_ = r.cmd.Process.Kill()
@@ -439,7 +448,7 @@ func testWrapperDies(t *testing.T, l *lab, m mode) {
 	r.destroy()
 }
 
-func testUnknownSignal(t *testing.T, l *lab, m mode) {
+func testUnknownSignal(t *testing.T, l *rigLab, m mode) {
 	r := l.newRig(t, m, order("sleep 300")).open()
 	r.send(rigCommand{Op: "kill", ID: "k", Cause: wire.CauseKill, Signal: "NONSENSE"})
 	if n := r.wait("report"); n.Report.OK || n.Report.Outcome != "" || !strings.Contains(n.Report.Error, "NONSENSE") {

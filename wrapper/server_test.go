@@ -32,8 +32,9 @@ type testServer struct {
 	muteStart    bool     // start is not acked
 	muteComplete bool
 	muteReports  bool
-	unknown      bool  // answers connect with JOB_NOT_FOUND
-	stopAt       int64 // output from here on is not taken; 0 = all is
+	unknown      bool          // answers connect with JOB_NOT_FOUND
+	stopAt       int64         // output from here on is not taken; 0 = all is
+	ackDelay     time.Duration // how late an output's ack is
 	textSeq      int64
 }
 
@@ -308,5 +309,10 @@ func (n *testSession) Output(offset int64, stream byte, data []byte) error {
 		s.streams = append(s.streams, testRun{stream, string(data[skip:min(int64(len(data)), skip+4096)])})
 	}
 	s.note()
-	return n.c.Send(&wire.Message{Type: wire.TypeAck, AckType: wire.TypeOutput, Offset: wire.Ptr(int64(len(s.output)))})
+	ack := &wire.Message{Type: wire.TypeAck, AckType: wire.TypeOutput, Offset: wire.Ptr(int64(len(s.output)))}
+	if s.ackDelay > 0 {
+		time.AfterFunc(s.ackDelay, func() { _ = n.c.Send(ack) }) // the connection may be closed by then
+		return nil
+	}
+	return n.c.Send(ack)
 }

@@ -105,4 +105,3 @@ func (s *spool) forget(seg *segment) {
 	}
 	s.room.Broadcast()
 }
-
