@@ -134,6 +134,7 @@ func TestMissedRangeWithHoles(t *testing.T) {
 // While the disk is full nothing is launched unrecorded, and every due time gets
 // its record when there is room again.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	jobs := []*config.Job{scheduled(t, "a", everySecond, "UTC"), scheduled(t, "b", everySecond, "UTC")}
 	f := newFleet(ends)
 	h := newHouse(t, setOf(jobs...), f)
@@ -195,6 +196,7 @@ func TestFullDisk(t *testing.T) {
 // What a job was due for when its schedule was changed or it was removed is not
 // lost, and its new times count from then on.
 func TestReloadBetweenDueAndFired(t *testing.T) {
+	t.Parallel()
 	job, gone := scheduled(t, "j", everySecond, "UTC"), scheduled(t, "gone", everySecond, "UTC")
 	h := newHouse(t, setOf(job, gone), newFleet(ends))
 	h.start()
@@ -225,6 +227,7 @@ func TestReloadBetweenDueAndFired(t *testing.T) {
 // The clock went back: small steps wait, big ones count anew, and neither makes a
 // due time run twice.
 func TestClockGoesBack(t *testing.T) {
+	t.Parallel()
 	job := scheduled(t, "j", everySecond, "UTC")
 	h := newHouse(t, setOf(job), newFleet(ends))
 	h.before = func(r *Runner) {

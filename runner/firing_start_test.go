@@ -189,6 +189,7 @@ func TestRunWithoutMachines(t *testing.T) {
 
 // overlap skip and allow, fired by the schedule.
 func TestOverlap(t *testing.T) {
+	t.Parallel()
 	skip, allow := scheduled(t, "skip", everySecond, "UTC"), scheduled(t, "allow", everySecond, "UTC")
 	allow.OnOverlap = "allow"
 	f := newFleet(stays)

@@ -45,17 +45,17 @@ func (f *firing) resumeRuns(ctx context.Context, unfinished []ledger.Task, away 
 			continue
 		}
 		d, err := decodeDefinition(run.Definition)
-		if err != nil {
-			f.log.Error("cannot go on with an unfinished run", "run", id, "err", err)
-		}
-		f.runs.resume(run, d)
+		// What is skipped must be out of the run before it goes on: the end of one
+		// batch would launch the next.
 		switch {
 		case err != nil:
+			f.log.Error("cannot go on with an unfinished run", "run", id, "err", err)
 			f.tasks.skip(ctx, queued[id], ledger.ReasonError)
 		case away > mostAway && len(queued[id]) > 0 && !stillWanted(f.set.Load(), run, now):
 			f.log.Warn("a run's later tasks are skipped: the server was away for too long", "run", id, "tasks", len(queued[id]), "away", away.Round(time.Second))
 			f.tasks.skip(ctx, queued[id], ledger.ReasonServerDown)
 		}
+		f.runs.resume(run, d)
 	}
 	for _, id := range runs {
 		f.runs.next(ctx, id)

@@ -94,6 +94,7 @@ func TestAbsence(t *testing.T) {
 // A server that is stopped while it accounts for its absence, again and again,
 // leaves no due time without a record and none with two.
 func TestAbsenceIsInterrupted(t *testing.T) {
+	t.Parallel()
 	var jobs []*config.Job
 	for i, catchUp := range []string{"all", "none", "one", "all"} {
 		job := scheduled(t, fmt.Sprint("j", i), everySecond, "UTC")
@@ -131,6 +132,7 @@ func TestAbsenceIsInterrupted(t *testing.T) {
 // A job whose schedule was changed while no server was there is not blamed for
 // times before the server went.
 func TestAbsenceIsNoLongerThanTheServersOwn(t *testing.T) {
+	t.Parallel()
 	job := scheduled(t, "j", everySecond, "UTC")
 	h := newHouse(t, setOf(job), newFleet(ends))
 	gone := time.Now().Add(-30 * time.Second)
@@ -246,6 +248,7 @@ func TestQueuedBatchesAfterARestart(t *testing.T) {
 
 // A kill ends what would still be made up for.
 func TestKillEndsCatchUp(t *testing.T) {
+	t.Parallel()
 	f := config.FieldTexts{Sec: "0", Min: "*", Hour: "*", Dom: "*", Mon: "*", Dow: "*"}
 	job := scheduled(t, "j", f, "UTC")
 	job.CatchUp = "all"

@@ -23,6 +23,7 @@ func on(set *config.Set, machines ...string) *config.Set {
 
 // The next batch starts when the one before has ended, as a whole.
 func TestBatchesOneAfterTheOther(t *testing.T) {
+	t.Parallel()
 	job := byHand(t, "j")
 	job.Batch = config.Size{N: 2}
 	f := newFleet(nil)
@@ -57,6 +58,7 @@ func TestBatchesOneAfterTheOther(t *testing.T) {
 
 // A kill of the run cuts the later batches; one of a machine does not.
 func TestKillCutsLaterBatches(t *testing.T) {
+	t.Parallel()
 	job := byHand(t, "j")
 	job.Batch = config.Size{N: 1}
 	f := newFleet(stays)
@@ -100,6 +102,7 @@ func TestKillCutsLaterBatches(t *testing.T) {
 // A lost task is a provisional end: later batches go on past it, and it holds back
 // the next run on its own machine only.
 func TestLostHoldsBackItsOwnMachineOnly(t *testing.T) {
+	t.Parallel()
 	job := byHand(t, "j")
 	job.Batch, job.LostAfter = config.Size{N: 1}, 300*time.Millisecond
 	f := newFleet(func(o wire.Order) launch.StartResult {
@@ -129,6 +132,7 @@ func TestLostHoldsBackItsOwnMachineOnly(t *testing.T) {
 
 // Runs that make up for something wait while maintenance is on, and go on after.
 func TestHeldRunsRestInMaintenance(t *testing.T) {
+	t.Parallel()
 	job := byHand(t, "j")
 	f := newFleet(nil)
 	f.play = f.gated
