@@ -155,12 +155,18 @@ func TestLongAbsenceOfManyJobs(t *testing.T) {
 	if soak(0, 1) > 0 {
 		n = 10_000
 	}
+	// Not due today and tomorrow: what such a lot of jobs does now is not what is
+	// measured.
+	f, rest := everySecond, []string{}
+	for day := range 5 {
+		rest = append(rest, fmt.Sprint((int(time.Now().UTC().Weekday())+2+day)%7))
+	}
+	f.Dow = strings.Join(rest, ",")
 	jobs := make([]*config.Job, n)
 	names := make([]string, n)
 	for i := range jobs {
 		names[i] = fmt.Sprintf("job%05d", i)
-		jobs[i] = scheduled(t, names[i], everySecond, "UTC")
-		jobs[i].Targets = "nowhere" // what it does now is not what is measured
+		jobs[i] = scheduled(t, names[i], f, "UTC")
 	}
 	other := scheduled(t, "other", everySecond, "UTC")
 	set := setOf(append(jobs, other)...)
@@ -177,7 +183,7 @@ func TestLongAbsenceOfManyJobs(t *testing.T) {
 	h.openBook()
 	for _, job := range []*config.Job{jobs[0], jobs[n/2], jobs[n-1]} {
 		skips := h.skips(job.Name)
-		if len(skips) == 0 || skips[0].Reason != ledger.ReasonServerDown || skips[0].Count < 31*86400 {
+		if len(skips) == 0 || skips[0].Reason != ledger.ReasonServerDown || skips[0].Count < 20*86400 {
 			t.Errorf("%s: %+v", job.Name, skips)
 		}
 	}
