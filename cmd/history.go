@@ -73,6 +73,9 @@ func (a *app) historyVerb() *cobra.Command {
   saltpeter history --state-dir /var/lib/saltpeter    without a server`,
 		ValidArgsFunction: a.completeJobs,
 		RunE: func(c *cobra.Command, args []string) error {
+			if n < 1 {
+				return usage("-n %d is no number of runs", n)
+			}
 			now := time.Now()
 			from, err := ago(since, now)
 			if err != nil {

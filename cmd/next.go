@@ -58,6 +58,9 @@ func (a *app) nextVerb() *cobra.Command {
 				}
 				names = args[:1]
 			}
+			if n < 0 {
+				return usage("-n %d is no number of firings", n)
+			}
 			if n == 0 {
 				n = 10
 				if len(args) == 0 {
