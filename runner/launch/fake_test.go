@@ -104,6 +104,24 @@ func runFake(order *wire.Order) {
 	}
 }
 
+// reap runs a program and collects its orphans, which init may be slow to do: a
+// breeder's would fill the machine's table of processes.
+func reap(args []string) {
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	exe, _ := os.Executable()
+	cmd := exec.Command(exe, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(255)
+	}
+	for {
+		if _, err := syscall.Wait4(-1, nil, 0, nil); err == syscall.ECHILD {
+			os.Exit(0)
+		}
+	}
+}
+
 // branded takes the brand and becomes the command's shell.
 func branded(brand, command string) {
 	if brand != "" {

@@ -121,6 +121,7 @@ type taskOptions struct {
 	cred    *syscall.Credential
 	exe     string // "" = this program
 	run     string
+	reaper  bool // orphans of the job fall to a process that collects them
 }
 
 func newBrand() string {
@@ -165,7 +166,11 @@ func startTask(t testing.TB, command string, o taskOptions) *task {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(exe, "wrap", "--foreground")
+	args := []string{"wrap", "--foreground"}
+	if o.reaper {
+		args = append([]string{"reap"}, args...)
+	}
+	cmd := exec.Command(exe, args...)
 	cmd.Env = environment()
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(text)
@@ -180,6 +185,10 @@ func startTask(t testing.TB, command string, o taskOptions) *task {
 	}
 	task := &task{t: t, run: run, wrapper: cmd.Process, bystander: bystander}
 	t.Cleanup(func() {
+		task.wrapper.Kill()
+		if o.reaper {
+			task.sweep() // it ends when all have
+		}
 		cmd.Process.Kill()
 		cmd.Wait()
 		task.sweep()
@@ -189,6 +198,11 @@ func startTask(t testing.TB, command string, o taskOptions) *task {
 		t.Fatal(err)
 	}
 	task.id = *id
+	if o.reaper {
+		if task.wrapper, err = os.FindProcess(id.WrapperPID); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return task
 }
 

@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 		case "wrap":
 			fakeWrapper()
 			return
+		case "reap":
+			reap(os.Args[2:])
+			return
 		case "branded":
 			branded(os.Args[2], os.Args[3])
 			return
