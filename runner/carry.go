@@ -83,7 +83,7 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 		return stepDone, 0, nil
 	case k.verify:
 		return t.script(k, now)
-	case ended && t.rec.Leftover == 0 && k.scripting > 0:
+	case ended && t.rec.Leftover == 0 && k.scripting > 0 && (t.rec.End == nil || t.rec.End.Proof == ""):
 		return stepWait, forever, nil // kill.sh tells more of how it ended, in a moment
 	case ended && t.rec.Leftover == 0:
 		return stepEnded, 0, nil
@@ -220,7 +220,7 @@ func (t *task) scriptKill(ctx context.Context, k *killing) {
 	settled := k.settled
 	t.mu.Unlock()
 	t.after(k.look)
-	if ctx.Err() != nil && err != nil || settled {
+	if ctx.Err() != nil && err != nil || settled || errors.Is(err, errNotNeeded) {
 		return
 	}
 	transport, m := t.road()
@@ -261,15 +261,47 @@ func (t *task) delay(k *killing, first time.Duration) {
 	k.wait = min(2*k.wait, t.ts.pace.slowest)
 }
 
+// errNotNeeded: while a script waited for its place, the wrapper gave the answer.
+var errNotNeeded = errors.New("the wrapper has answered meanwhile")
+
+// needsScript looks again whether a kill has to take the other road. Whatever it
+// denies, next must not choose a script for.
+func (t *task) needsScript(k *killing, now time.Time) bool {
+	g, hard := t.patience(k.graceNow(t))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.session
+	switch {
+	case k.settled:
+		return false
+	case k.verify:
+		return true
+	case over(t.rec.State) && t.rec.Leftover == 0:
+		return false
+	case s == nil || s.features.Load() == nil || k.sentOn != s || k.resend:
+		return true
+	}
+	return k.heardAt.IsZero() || !now.Before(k.heardAt.Add(g+hard+t.ts.pace.answer))
+}
+
 func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResult, error) {
 	transport, m := t.road()
 	if transport == nil {
 		return launch.ScriptResult{}, fmt.Errorf("cannot reach machines by %q: %w", m.Transport, launch.ErrNoTransport)
 	}
-	if !t.ts.scripts.take(ctx) {
+	// Scripts on this machine share its processors with the jobs and with us: many
+	// at once would make wrappers late to answer, and call for yet more scripts.
+	places := t.ts.scripts
+	if m.Transport == "local" {
+		places = t.ts.localScripts
+	}
+	if !places.take(ctx) {
 		return launch.ScriptResult{}, ctx.Err()
 	}
-	defer t.ts.scripts.give()
+	defer places.give()
+	if !t.needsScript(k, time.Now()) {
+		return launch.ScriptResult{}, errNotNeeded
+	}
 	g, hard := t.patience(k.graceNow(t))
 	rec := t.record()
 	t.mu.Lock()

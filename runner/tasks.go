@@ -74,8 +74,9 @@ type tasks struct {
 	write context.Context // of the ledger: what must be recorded is recorded
 	wg    sync.WaitGroup
 
-	scripts slots // kills over the other road
-	checks  slots // questions over the other road
+	scripts      slots // kills over the other road
+	localScripts slots // those on this machine
+	checks       slots // questions over the other road
 
 	mu     sync.Mutex
 	closed bool
@@ -91,7 +92,7 @@ func newTasks(o taskOptions) *tasks {
 		o: o, pace: defaultPace,
 		all: map[ledger.TaskID]*task{}, byJob: map[string]map[ledger.TaskID]*task{},
 		lanes:   map[string]*lane{},
-		scripts: make(slots, 64), checks: make(slots, 16),
+		scripts: make(slots, 64), localScripts: make(slots, 16), checks: make(slots, 16),
 	}
 	ts.life, ts.stop = context.WithCancel(context.Background())
 	ts.write = context.WithoutCancel(ts.life)
