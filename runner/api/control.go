@@ -40,12 +40,14 @@ func (s *Server) postRun(w http.ResponseWriter, r *http.Request) error {
 // negative.
 type Duration time.Duration
 
+const longest = 100 * 365 * 24 * time.Hour
+
 // UnmarshalJSON reads a number of seconds, or text as in job files.
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	var seconds float64
 	if err := json.Unmarshal(b, &seconds); err == nil {
 		// A selector's negative age would choose everything.
-		if seconds < 0 || seconds > math.MaxInt64/float64(time.Second)/2 {
+		if seconds < 0 || seconds > longest.Seconds() {
 			return badRequest("%s is no duration in seconds: it must not be negative, nor longer than a century", b)
 		}
 		*d = Duration(math.Round(seconds * float64(time.Second)))
@@ -58,6 +60,9 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	v, err := config.ParseDuration(text)
 	if err != nil {
 		return badRequest("%v", err)
+	}
+	if v > longest {
+		return badRequest("%q is longer than a century", text)
 	}
 	*d = Duration(v)
 	return nil

@@ -45,6 +45,9 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	for i := range status.Jobs {
+		status.Jobs[i].Last = shown(status.Jobs[i].Last)
+	}
 	set := s.set()
 	return writeJSON(w, http.StatusOK, Status{
 		Status: status, Version: s.o.Version, ConfigDir: s.o.ConfigDir, ConfigError: s.configError(),
@@ -100,7 +103,7 @@ func (s *Server) job(set *config.Set, st runner.JobStatus, now time.Time) Job {
 		Name: j.Name, Group: j.Group, File: j.File, Line: j.Line, Schedule: config.Describe(j.Fields, j.Location),
 		Timezone: j.Location.String(), Enabled: j.Enabled, Command: j.Command, Targets: j.Targets, TargetType: j.TargetType,
 		Description: j.Description, Next: []time.Time{}, Blocked: st.Blocked, Machines: []string{},
-		Last: st.Last, Problems: []config.Problem{},
+		Last: shown(st.Last), Problems: []config.Problem{},
 	}
 	answer.Definition, _ = redacted(j.Raw, false).(map[string]any)
 	if j.Schedule != nil && j.Enabled {
@@ -226,6 +229,9 @@ func (s *Server) getRuns(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		return err
+	}
+	for i := range page.Runs {
+		page.Runs[i].Tasks = list(page.Runs[i].Tasks)
 	}
 	return writeJSON(w, http.StatusOK, map[string]any{"runs": list(page.Runs), "next": page.Next})
 }
