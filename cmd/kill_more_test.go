@@ -124,9 +124,12 @@ func pauseWithoutWrapper(t *testing.T, binary string) {
 // TestKillManyTasks: everything that runs, by one selector.
 func TestKillManyTasks(t *testing.T) {
 	lab.Case(t, "many tasks, one selector", "server")
-	n := 50
+	n, bound := 50, killPatience
 	if lab.KillLab() {
 		n = 500
+		if quietMachine() { // they load it themselves from here on
+			bound = 10 * time.Second
+		}
 	}
 	r := newKillRig(t, killBinary(t), machines(n)+yearly("wide", "echo up\nsleep 300; sleep 300", anywhere))
 	run := r.up("wide")
@@ -153,7 +156,7 @@ func TestKillManyTasks(t *testing.T) {
 		}
 	}
 	lab.Measured(t, fmt.Sprintf("%d tasks in %s", n, took.Round(time.Millisecond)))
-	if bound := bounded(10*time.Second, killPatience); took > bound {
+	if took > bound {
 		t.Errorf("%d tasks took %s", n, took)
 	}
 	for _, task := range r.run(run.ID).Tasks {
