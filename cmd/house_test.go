@@ -33,7 +33,7 @@ var house = map[string]room{
 	"wrapper":        {ours: []string{"wsx", "wsx/wire"}, outside: []string{"golang.org/x/sys"}},
 	"runner":         {ours: []string{"config", "config/targets", "runner/ledger", "runner/launch", "wsx", "wsx/wire"}, never: []string{"net/http", "os/exec"}},
 	"runner/report":  {ours: []string{"runner/ledger", "wsx/wire"}, outside: []string{"github.com/VictoriaMetrics/metrics"}},
-	"runner/api":     {ours: []string{"runner", "runner/ledger", "config", "wsx", "wsx/wire"}, outside: []string{"golang.org/x/sys", "github.com/VictoriaMetrics/metrics"}},
+	"runner/api":     {ours: []string{"runner", "runner/ledger", "config", "wsx", "wsx/wire"}, outside: []string{"golang.org/x/sys"}},
 	"cmd": {ours: []string{"config", "config/targets", "runner", "runner/api", "runner/launch", "runner/ledger", "runner/report", "sshx", "wrapper", "wsx", "wsx/wire"},
 		outside: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/term", "golang.org/x/sys", "github.com/coreos/go-systemd/v22"}},
 	"cmd/saltpeter":      {ours: []string{"cmd"}},

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"saltpeter/wsx/wire"
@@ -43,8 +44,11 @@ func hard(r ScriptRequest) time.Duration {
 	return r.Hard
 }
 
-// signalName is what may stand where the script has a signal.
-var signalName = regexp.MustCompile(`^([A-Z][A-Z0-9]{1,9}([+-][0-9]{1,2})?|[1-9][0-9]?)$`)
+// signalName is what may stand where the script has a signal. It is compiled when
+// it is first used: what a package does at its start, every wrapper pays for.
+var signalName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Z][A-Z0-9]{1,9}([+-][0-9]{1,2})?|[1-9][0-9]?)$`)
+})
 
 // assemble makes the text for the standard input of `sh -s`: the assignments,
 // then kill.sh as one function, then its call. A link that is cut in the middle
@@ -55,7 +59,7 @@ func assemble(r ScriptRequest) (script []byte, mark string, err error) {
 	if signal == "" {
 		signal = "TERM"
 	}
-	if !signalName.MatchString(signal) {
+	if !signalName().MatchString(signal) {
 		return nil, "", fmt.Errorf("cannot send signal %q: it is not the name of one (TERM, INT, USR1 …)", r.Signal)
 	}
 	switch r.Op {
