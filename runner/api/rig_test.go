@@ -92,7 +92,6 @@ type rig struct {
 
 	socket, tcp, far string // addresses; far's clients seem to be elsewhere
 	stopRunner       func()
-	closers          []func()
 	once             sync.Once
 }
 
