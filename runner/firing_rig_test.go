@@ -182,7 +182,7 @@ func (h *house) start() *house {
 	h.await("it runs", func() bool {
 		f.configuring.Lock()
 		defer f.configuring.Unlock()
-		return f.running
+		return f.running // after it has written down from when it counts
 	})
 	return h
 }
