@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -27,6 +28,7 @@ func needRoot(t *testing.T) {
 
 // S02: without privileges one's own are ended, the others are named.
 func TestKillUnprivileged(t *testing.T) {
+	lab.Case(t, "S02 unprivileged login", "local")
 	needRoot(t)
 	exe := forEverybody(t)
 	shells(t, func(t *testing.T, sh shell) {
@@ -60,6 +62,7 @@ func TestKillUnprivileged(t *testing.T) {
 
 // S16: who cannot see others cannot say that nobody is left.
 func TestKillBehindHidepid(t *testing.T) {
+	lab.Case(t, "S16 hidepid", "local")
 	needRoot(t)
 	k := startTask(t, "setsid sleep 300 & sleep 300", taskOptions{cred: nobody, exe: forEverybody(t)})
 	k.awaitMembers(3)
@@ -77,6 +80,7 @@ func TestKillBehindHidepid(t *testing.T) {
 	if err != nil {
 		t.Skipf("no mount namespace with hidepid here: %v", err)
 	}
+	lab.Honest(t, "unknown, partial: never called gone")
 	if res.Outcome != wire.OutcomeUnknown || res.Reason != ReasonPartial || !res.Partial || res.Proof != "" {
 		t.Errorf("%+v", res)
 	}
@@ -87,8 +91,9 @@ func TestKillBehindHidepid(t *testing.T) {
 
 // S17: a machine full of strangers.
 func TestKillAmongStrangers(t *testing.T) {
+	lab.Case(t, "S17 many strangers", "local")
 	n, limit := 600, patient
-	if os.Getenv("SALTPETER_KILL_LAB") != "" {
+	if lab.KillLab() {
 		n, limit = 5000, 5*time.Second
 	}
 	crowd := exec.Command("sh", "-c", fmt.Sprintf("i=0; while [ $i -lt %d ]; do sleep 9999 & i=$((i+1)); done; echo all; wait", n))
@@ -122,6 +127,7 @@ func TestKillAmongStrangers(t *testing.T) {
 // A chain of processes, each of which starts the next and ends, runs ahead of
 // the scans. It may be caught or not; what is said of it must be true.
 func TestKillForkChain(t *testing.T) {
+	lab.Case(t, "fork chain", "local")
 	dir := t.TempDir()
 	link := dir + "/link"
 	stop := dir + "/stop"
@@ -152,6 +158,7 @@ func TestKillForkChain(t *testing.T) {
 		if !alive {
 			t.Errorf("FALSE ALARM: %s", res.Text)
 		}
+		lab.Honest(t, "alive, "+res.Reason+", and so says the oracle")
 	default:
 		t.Errorf("%+v", res)
 	}
@@ -160,6 +167,7 @@ func TestKillForkChain(t *testing.T) {
 
 // A cgroup of the task's own is one more net, a brake, and a proof.
 func TestKillWithCgroup(t *testing.T) {
+	lab.Case(t, "cgroup over the script", "local")
 	shells(t, func(t *testing.T, sh shell) {
 		dir := testCgroup(t)
 		k := startTask(t, "trap '' TERM; setsid sleep 300 & sleep 300; sleep 300", taskOptions{})
@@ -196,6 +204,7 @@ func TestKillWithCgroup(t *testing.T) {
 // A cgroup that holds us, or the wrapper, is not the task's own whatever a
 // record says: it is neither frozen nor killed.
 func TestKillForeignCgroup(t *testing.T) {
+	lab.Case(t, "foreign cgroup", "local")
 	dir := testCgroup(t)
 	k := startTask(t, "sleep 300 & sleep 300", taskOptions{})
 	k.awaitMembers(3)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -34,9 +35,10 @@ var shapes = []struct {
 }
 
 func TestKillShapes(t *testing.T) {
+	lab.Case(t, "S01 shells", "local")
 	shells(t, func(t *testing.T, sh shell) {
 		for _, shape := range shapes {
-			if !shape.everywhere && sh.name != "sh" && os.Getenv("SALTPETER_KILL_LAB") == "" {
+			if !shape.everywhere && sh.name != "sh" && !lab.KillLab() {
 				continue
 			}
 			t.Run(shape.name, func(t *testing.T) {
@@ -59,6 +61,7 @@ func TestKillShapes(t *testing.T) {
 
 // The handler's own children, born after the kill, are to finish their work.
 func TestKillLeavesHandlersAlone(t *testing.T) {
+	lab.Case(t, "K04 trap-cleanup", "local, wrapper alive")
 	t.Parallel()
 	dir := t.TempDir()
 	k := startTask(t, `trap 'sleep .4; echo bye >`+dir+`/said; exit 3' TERM; sleep 300 & wait`, taskOptions{})
@@ -70,13 +73,15 @@ func TestKillLeavesHandlersAlone(t *testing.T) {
 	if said, err := os.ReadFile(dir + "/said"); err != nil || string(said) != "bye\n" || res.Phase != wire.PhaseTerm {
 		t.Fatalf("the handler said %q (%v), phase %q", said, err, res.Phase)
 	}
-	if !res.WrapperAlive {
-		t.Error("the wrapper that should report the end is not alive")
+	// It ends of itself once the job has, perhaps before the last look.
+	if state, err := k.wrapper.Wait(); err != nil || !state.Success() {
+		t.Errorf("the wrapper that should report the end did not live to: %v, %v", state, err)
 	}
 }
 
 // S03, S04 and a foreign PID namespace: the recorded PID exists, and is not ours.
 func TestKillChecksBeforeItSignals(t *testing.T) {
+	lab.Case(t, "S03 S04 rebooted, PID reused", "local")
 	shells(t, func(t *testing.T, sh shell) {
 		innocent := exec.Command("sleep", "9999")
 		if err := innocent.Start(); err != nil {
@@ -111,6 +116,7 @@ func TestKillChecksBeforeItSignals(t *testing.T) {
 
 // S06: the cookie of one job is the beginning of another's.
 func TestKillCookieIsExact(t *testing.T) {
+	lab.Case(t, "S06 cookie prefix", "local")
 	shells(t, func(t *testing.T, sh shell) {
 		start := func(env ...string) *exec.Cmd {
 			cmd := exec.Command("sleep", "9999")
@@ -142,6 +148,7 @@ func TestKillCookieIsExact(t *testing.T) {
 
 // An older wrapper gave only a PID, and its environment to everybody below it.
 func TestKillOfOlderWrapper(t *testing.T) {
+	lab.Case(t, "older wrapper", "local, wrapper alive")
 	shells(t, func(t *testing.T, sh shell) {
 		run := fmt.Sprintf("old_%d", time.Now().UnixNano())
 		start := func(script string) (wrapper *exec.Cmd, job int) {
@@ -196,6 +203,7 @@ func childrenOf(pid int) (kids []proc) {
 // Command names are what the job says they are. One imitates a dead record, the
 // other, with a line break, the beginning of the bystander's.
 func TestKillHostileNames(t *testing.T) {
+	lab.Case(t, "hostile name", "local, wrapper alive")
 	shells(t, func(t *testing.T, sh shell) {
 		dir := t.TempDir()
 		const dead = "a) Z 1\n1 (b %"
@@ -233,6 +241,7 @@ func TestKillHostileNames(t *testing.T) {
 
 // S14: nothing of the task shows in anybody's arguments while a kill works.
 func TestKillShowsNothing(t *testing.T) {
+	lab.Case(t, "S14 nothing in ps", "local, wrapper alive")
 	t.Parallel()
 	k := startTask(t, "trap '' TERM; sleep 300 & wait; wait; sleep 300", taskOptions{run: "secret-run-name"})
 	k.awaitMembers(2)
@@ -268,6 +277,7 @@ func TestKillShowsNothing(t *testing.T) {
 
 // S15: no awk, and a sleep that knows whole seconds only.
 func TestKillWithoutComforts(t *testing.T) {
+	lab.Case(t, "S15 no awk, no fractions", "local")
 	t.Parallel()
 	dir := t.TempDir()
 	real, err := exec.LookPath("sleep")
