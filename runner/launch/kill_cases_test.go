@@ -42,7 +42,7 @@ func deadShapes() []deadShape {
 		{id: "K11 env scrub", command: "env -i setsid sh -c 'sleep 300 & sleep 301' & sleep 300", alive: 5, phase: term},
 		{id: "K15 pipeline", command: "yes | sleep 300 | cat", alive: 4, phase: term},
 		{id: "K16 wide breeder", command: "hostile bomb 12", alive: 10, phase: kill, breeder: true},
-		{id: "K16 wide breeder, full", command: "hostile bomb 60", alive: 40, phase: kill, breeder: true, long: true},
+		{id: "K16 wide breeder, full", command: "hostile bomb 60", alive: 10, phase: kill, breeder: true, long: true},
 		{id: "K21 non-dumpable", command: "hostile nodump; true", alive: 3, phase: term},
 		{id: "K22 zombies", command: "hostile zombie 20; true", alive: 2, phase: term},
 		{id: "K23 stopped", command: "hostile stopself; true", alive: 2, phase: term},
