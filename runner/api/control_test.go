@@ -31,7 +31,7 @@ func TestRunKillAndLook(t *testing.T) {
 	id := r.run("sleeper", ledger.Running)
 	ctx := t.Context()
 	status, err := r.client.Status(ctx)
-	if err != nil || len(status.Tasks) != 1 || status.Tasks[0].Run != id.Run || len(status.Jobs) != len(r.set.Order) {
+	if err != nil || len(status.Tasks) != 1 || status.Tasks[0].Run != id.Run || len(status.Jobs) != len(r.set.Order) || status.Maintenance.Machines == nil {
 		t.Fatalf("status %+v, %v", status, err)
 	}
 	for name, do := range map[string]func(func(runner.Answer) error) error{

@@ -51,7 +51,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	set := s.set()
 	return writeJSON(w, http.StatusOK, Status{
 		Status: status, Version: s.o.Version, ConfigDir: s.o.ConfigDir, ConfigError: s.configError(),
-		Problems: problems(set), Maintenance: set.Maintenance,
+		Problems: problems(set), Maintenance: config.Maintenance{Global: set.Maintenance.Global, Machines: list(set.Maintenance.Machines)},
 	})
 }
 
