@@ -4,14 +4,17 @@
 #   make check    gofmt, go vet, staticcheck, govulncheck
 #   make bench    speed and memory as ratios against a baseline of the same run
 #   make kill-lab every kill case, with a table
+#   make soak     the promises that are about minutes, for minutes
 #   make dist     static binaries for linux on amd64 and arm64
-#   make install  the binary, the unit and a first folder of jobs (PREFIX, DESTDIR)
+#   make install  the binary, the unit and an empty folder for jobs (PREFIX, DESTDIR)
 
 GO      ?= go
 PREFIX  ?= /usr/local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X saltpeter/wrapper.Version=$(VERSION)
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# HTTP/2 is not spoken on any port (a WebSocket cannot be upgraded from it): half a megabyte.
+TAGS    := nethttpomithttp2
+BUILD   := CGO_ENABLED=0 $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)'
 SOURCES := $(shell find cmd config runner sshx wrapper wsx -name '*.go' -o -name '*.sh' -o -path '*/web/*' 2>/dev/null) go.mod go.sum
 
 # The race detector needs cgo; without a C compiler the tests run without it.
@@ -21,7 +24,7 @@ RACE     := $(if $(CC_FOUND),-race,)
 # Our own packages; those in testdata are named since ./... leaves testdata out.
 PACKAGES := ./... ./testdata/lab ./testdata/killtable
 
-.PHONY: all demo test check bench kill-lab dist install clean tools
+.PHONY: all demo test check bench kill-lab soak dist install clean
 
 all: bin/saltpeter
 
@@ -50,6 +53,9 @@ bench:
 # the bounds are those of a machine that does nothing else.
 kill-lab:
 	SALTPETER_KILL_LAB=1 $(GO) test -json -count 1 -p 1 -timeout 30m -run 'Kill|Case|Lab' ./wrapper ./runner/launch ./runner ./cmd | $(GO) run ./testdata/killtable
+
+soak:
+	SALTPETER_SOAK=1 $(GO) test -count 1 -timeout 30m -run 'Second' -v ./runner
 
 dist:
 	@mkdir -p dist

@@ -24,13 +24,8 @@ func listenSocket(path, group string) (net.Listener, error) {
 	if err := privateDir(dir); err != nil {
 		return nil, failed(err, "name another socket with --socket")
 	}
-	if _, err := os.Stat(path); err == nil {
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			c.Close()
-			return nil, &failure{code: exitFailed, stable: "socket_in_use", text: "another server answers on " + path,
-				hint: "stop it first, or give this one a socket of its own with --socket"}
-		}
-		os.Remove(path)
+	if err := clearSocket(path); err != nil {
+		return nil, err
 	}
 	// Born without rights for others: between bind and chmod nobody else may in.
 	old := syscall.Umask(0o177)
@@ -46,13 +41,42 @@ func listenSocket(path, group string) (net.Listener, error) {
 	return ln, nil
 }
 
+// clearSocket takes away the socket that a dead server left, and nothing else.
+func clearSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return failed(fmt.Errorf("cannot open the socket: %w", err), "name another with --socket")
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return &failure{code: exitFailed, stable: "no_socket", text: path + " is there already, and is no socket", hint: "name another with --socket; the file was left as it is"}
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
+		c.Close()
+		return &failure{code: exitFailed, stable: "socket_in_use", text: "another server answers on " + path,
+			hint: "stop it first, or give this one a socket of its own with --socket"}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return failed(fmt.Errorf("cannot tell whether a server uses %s: %w", path, err), "name another with --socket")
+}
+
 // privateDir makes a folder of this user's, or checks that it is one: a folder
 // below /tmp may be somebody else's trap.
 func privateDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	shared := !strings.HasPrefix(dir, filepath.Clean(os.TempDir())+string(filepath.Separator))
+	mode := fs.FileMode(0o700)
+	if shared {
+		mode = 0o755
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
 		return fmt.Errorf("cannot make the socket's folder: %w", err)
 	}
-	if !strings.HasPrefix(dir, filepath.Clean(os.TempDir())+string(filepath.Separator)) {
+	if shared {
 		return nil
 	}
 	info, err := os.Lstat(dir)
@@ -60,8 +84,8 @@ func privateDir(dir string) error {
 		return err
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() || int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("cannot use the folder %s: it belongs to somebody else", dir)
+	if !ok || !info.IsDir() || int(stat.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("cannot use the folder %s: others may write there", dir)
 	}
 	return nil
 }

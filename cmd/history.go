@@ -24,7 +24,7 @@ type pastReader interface {
 // past opens the history. A server that answers is asked; otherwise the book is
 // read, which a state directory without a server allows.
 func (a *app) past(ctx context.Context, stateDir string) (pastReader, func(), error) {
-	if stateDir == "" || a.addr != "" {
+	if stateDir == "" {
 		client, err := a.client()
 		if err != nil {
 			return nil, nil, err

@@ -220,6 +220,15 @@ func (a *app) receiptText(r runner.Receipt) string {
 	for _, p := range r.Left {
 		parts = append(parts, fmt.Sprintf("pid %d (%s, %s) %s", p.PID, p.State, printable(p.Command), p.Reason))
 	}
+	if r.Reason != "" {
+		parts = append(parts, printable(r.Reason))
+	}
+	if r.Alive > len(r.Left) {
+		parts = append(parts, fmt.Sprintf("and %d more", r.Alive-len(r.Left)))
+	}
+	if r.Already {
+		parts = append(parts, "(a kill was under way)")
+	}
 	if r.Error != "" {
 		parts = append(parts, printable(r.Error))
 	}

@@ -259,18 +259,25 @@ func (a *app) watchStatus(ctx context.Context, client *api.Client, name string) 
 				}
 				return nil
 			})
-			if ctx.Err() == nil && err != nil {
-				cancel(err)
+			// A server that restarts is waited for: the next look says if it stays
+			// away for too long.
+			if err != nil && wait(ctx, time.Second, nil) != nil {
+				return
 			}
 		}
 	}()
 	defer func() { cancel(nil); <-done }()
 	const atMost, atLeast = 500 * time.Millisecond, 5 * time.Second
+	patience := newPatience()
 	for {
 		var page bytes.Buffer
 		if err := a.printStatus(ctx, client, name, &page); err != nil {
-			return interrupted(ctx, err)
+			if err = patience.bear(ctx, err); err != nil {
+				return interrupted(ctx, err)
+			}
+			continue
 		}
+		patience.reset()
 		if isTerminal(a.out) && a.output != "json" {
 			fmt.Fprint(a.out, "\x1b[H\x1b[2J")
 		}

@@ -21,6 +21,7 @@ var jobNotYet = []struct {
 	{"notify", func(j *Job) bool { return j.Notify != nil }, "nobody is told"},
 	{"use_wrapper", func(j *Job) bool { return !j.UseWrapper }, "the job runs with its wrapper"},
 	{"wrapper_path", func(j *Job) bool { return j.WrapperPath != "" }, "this program is the wrapper"},
+	{"saltpeter_server_host", func(j *Job) bool { return j.ServerHost != "" }, "wrappers dial the server by its own name"},
 	{"transport", func(j *Job) bool { return j.Transport == "ssh" || j.Transport == "salt" }, "a run fails, and says so"},
 }
 
@@ -42,6 +43,8 @@ var settingNotYet = map[string]string{
 	"elasticsearch_index":  "nothing is sent",
 	"opensearch":           "nothing is sent",
 	"opensearch_index":     "nothing is sent",
+	"adopt_unknown":        "unknown wrappers are refused",
+	"logdir":               "no text log is written; `saltpeter logs` has the output",
 	"default_wrapper_path": "this program is the wrapper",
 	"ssh":                  "machines are not reached by ssh",
 }

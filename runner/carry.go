@@ -372,7 +372,29 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 		t.mu.Unlock()
 		return
 	}
+	if k.sentOn == nil && res.Before == 0 && res.Acted == 0 && res.End == nil && !rec.Started.IsZero() {
+		t.endedBefore(k, r)
+		return
+	}
 	t.endByScript(k, r, res, &rec, cause)
+}
+
+// endedBefore records the end of a task that no kill of ours has ended: the first
+// look already found nobody, and its wrapper, which would know, is gone too. serial
+// is held.
+func (t *task) endedBefore(k *killing, r Receipt) {
+	r.Outcome, r.Reason = wire.OutcomeNotRunning, "it had ended before the kill"
+	r.ExitCode = wire.Ptr(wire.ExitLost)
+	e := ledger.Ended{
+		Task: t.id, At: k.asked.Add(-time.Millisecond), State: ledger.Unknown, ExitCode: wire.ExitLost,
+		Reason: reasonLost, End: wire.End{Cause: wire.CauseLost, Proof: r.Proof},
+	}
+	if err := t.apply(append(t.settled(k, r, true), e)...); err != nil {
+		t.log().Error("cannot record an end", "err", err)
+		r.Error = pick(r.Error, "the end could not be recorded: "+err.Error())
+	}
+	t.answered(k, r, true)
+	t.askLater(time.Now().Add(t.ts.pace.comeback)) // its output may still lie there
 }
 
 // endByScript records the end of a task whose wrapper does not tell it. serial is

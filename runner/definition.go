@@ -66,7 +66,6 @@ func define(set *config.Set, job *config.Job, machines []config.Machine, localSp
 			Transport:   transport,
 			SSH:         m.SSH,
 			Sudo:        m.Sudo,
-			WrapperPath: job.WrapperPath,
 			Spool:       m.Spool,
 		}
 	}

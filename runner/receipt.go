@@ -91,8 +91,13 @@ func (t *task) endReceipt(k *killing, e ledger.Ended) Receipt {
 	if report != nil {
 		reported(&r, report)
 	}
-	r.Phase, r.Proof = pick(e.End.Phase, r.Phase), pick(e.End.Proof, r.Proof)
+	// The report is of the whole kill; the end may have been fixed when the main
+	// process died, in an earlier phase.
+	r.Phase, r.Proof = pick(r.Phase, e.End.Phase), pick(r.Proof, e.End.Proof)
 	r.RealCode, r.RealSignal = e.End.RealCode, e.End.RealSignal
+	if e.End.Cause == wire.CauseTimeout {
+		cause = wire.CauseTimeout // it came first
+	}
 	r.ExitCode = wire.Ptr(wire.ExitCode(cause, 0, 0)) // a recorded kill is the cause, whatever the process made of it
 	return r
 }

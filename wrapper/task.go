@@ -208,9 +208,14 @@ func (t *task) onReport(id string, r wire.Report) {
 	t.answers[id] = r
 	t.mu.Unlock()
 	t.drainBy = later(t.drainBy, time.Now().Add(afterKill))
-	if r.Outcome == wire.OutcomeAlive {
+	switch r.Outcome {
+	case wire.OutcomeAlive:
 		t.log.Printf("Still alive after the kill: %d processes", r.Alive)
 		t.leftover = r.Alive
+	case wire.OutcomeGone:
+		// The engine's last word follows at once, with the phase and the proof
+		// that the end record must have.
+		t.leftover, t.settleBy = 0, time.Now().Add(settleWait)
 	}
 	t.rep.Report(id, r)
 }

@@ -196,6 +196,9 @@ func settleEnd(k *Kill, e Ended) Ended {
 	if e.End.RealCode == nil && e.End.RealSignal == 0 && (e.State == Succeeded || e.State == Failed) {
 		e.End.RealCode = wire.Ptr(e.ExitCode)
 	}
+	if e.State == TimedOut && e.End.Cause == wire.CauseTimeout {
+		return e // the first cause wins, and the wrapper's clock says which that was
+	}
 	never := e.End.Cause == wire.CauseNever || e.End.Cause == wire.CauseLaunch || e.State == LaunchFailed
 	switch {
 	case k.Cause == wire.CauseTimeout:

@@ -90,7 +90,8 @@ type (
 	// must be an end. A second Ended is ErrUnlawful and changes nothing. A kill
 	// that stands or that stood when the job died is the cause whatever State
 	// says: it is stored as killed/143 (timeouts as timed_out/124), and ExitCode
-	// becomes End.RealCode where that is unset.
+	// becomes End.RealCode where that is unset. Only a timeout that the wrapper
+	// says came first stays one.
 	Ended struct {
 		Task     TaskID
 		At       time.Time
