@@ -64,10 +64,18 @@ Start the daemon with "saltpeter serve -c DIR"; the other verbs speak to it.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.settings(c) },
-		Version:           wrapper.Version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.SetVersionTemplate("saltpeter {{.Version}}\n")
+	// cobra's own --version is a template, and templates make the linker keep every
+	// exported method there is: two megabytes.
+	version := root.Flags().BoolP("version", "v", false, "print the version of this program")
+	root.RunE = func(c *cobra.Command, _ []string) error {
+		if *version {
+			_, err := fmt.Fprintf(a.out, "saltpeter %s\n", wrapper.Version)
+			return err
+		}
+		return c.Help()
+	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &failure{code: exitUsage, stable: "usage", text: err.Error(), hint: fmt.Sprintf("see `%s --help`", c.CommandPath())}
 	})
