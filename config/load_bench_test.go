@@ -65,9 +65,10 @@ func BenchmarkLoad10000(b *testing.B) {
 		parseAll(b, dir)
 		bare += time.Since(start)
 	}
-	b.ReportMetric(ours.Seconds()*1000/float64(b.N), "load-ms")
-	b.ReportMetric(bare.Seconds()*1000/float64(b.N), "parse-ms")
-	b.ReportMetric(float64(ours)/float64(bare), "load/parse")
+	b.ReportMetric(0, "ns/op") // both together: says nothing
+	b.ReportMetric(ours.Seconds()*1000/float64(b.N), "ours-ms")
+	b.ReportMetric(bare.Seconds()*1000/float64(b.N), "baseline-ms")
+	b.ReportMetric(2, "reach")
 }
 
 // BenchmarkReload10000 changes one file of a hundred each time.
@@ -82,6 +83,7 @@ func BenchmarkReload10000(b *testing.B) {
 			b.Fatalf("%d jobs", len(set.Jobs))
 		}
 	}
+	b.ReportMetric(100e6, "ns/op:reach")
 }
 
 // BenchmarkRescan10000 is what happens every 10 s while nobody writes.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,9 +20,15 @@ import (
 // with one fdatasync a group.
 func BenchmarkDurable(b *testing.B) {
 	for _, group := range []int{1, 100, 1000} {
-		b.Run(fmt.Sprintf("begun/%d", group), func(b *testing.B) { benchBegun(b, group) })
-		b.Run(fmt.Sprintf("ended/%d", group), func(b *testing.B) { benchEnded(b, group) })
-		b.Run(fmt.Sprintf("jsonlines/%d", group), func(b *testing.B) { benchJSON(b, group) })
+		for name, ours := range map[string]func(*testing.B, int){"begun": benchBegun, "ended": benchEnded} {
+			b.Run(fmt.Sprintf("%s/%d/ours", name, group), func(b *testing.B) {
+				ours(b, group)
+				if group <= 100 {
+					b.ReportMetric(0.45, "reach")
+				}
+			})
+			b.Run(fmt.Sprintf("%s/%d/baseline", name, group), func(b *testing.B) { benchJSON(b, group) })
+		}
 	}
 }
 
@@ -97,7 +104,7 @@ func BenchmarkOutput(b *testing.B) {
 	for _, size := range []int{4 << 10, 64 << 10, 256 << 10} {
 		data := make([]byte, size)
 		bench := func(name string, add func(o *Output, i int) error) {
-			b.Run(fmt.Sprintf("%s/%dK", name, size>>10), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s/%dK/ours", name, size>>10), func(b *testing.B) {
 				l := openTest(b, b.TempDir())
 				apply(b, l, Begun{runOf("job", noon, "m")})
 				o, err := l.Output(TaskID{runOf("job", noon).ID, "m"})
@@ -124,7 +131,7 @@ func BenchmarkOutput(b *testing.B) {
 		bench("seq", func(o *Output, i int) error {
 			return o.AppendSeq(noon.Add(time.Duration(i)*100*time.Microsecond), int64(i), wire.Stdout, data)
 		})
-		b.Run(fmt.Sprintf("plainfile/%dK", size>>10), func(b *testing.B) {
+		plain := func(b *testing.B) {
 			f, err := os.Create(filepath.Join(b.TempDir(), "out"))
 			if err != nil {
 				b.Fatal(err)
@@ -139,7 +146,10 @@ func BenchmarkOutput(b *testing.B) {
 			if err := f.Sync(); err != nil {
 				b.Fatal(err)
 			}
-		})
+		}
+		for _, name := range []string{"bytes", "seq"} {
+			b.Run(fmt.Sprintf("%s/%dK/baseline", name, size>>10), plain)
+		}
 	}
 }
 
@@ -172,11 +182,14 @@ func BenchmarkHistory(b *testing.B) {
 					b.Fatal(len(p.Runs), err)
 				}
 			}
+			if strings.HasSuffix(name, "/ours") {
+				b.ReportMetric(2, "reach")
+			}
 		})
 	}
 	middle := spot{noon.Add(time.Duration(n/2) * time.Second).UnixNano(), 0}.cursor()
-	page("newest20", RunFilter{Limit: 20}, 20)
-	page("newest100", RunFilter{}, 100)
+	page("newest20/ours", RunFilter{Limit: 20}, 20)
+	page("newest100/ours", RunFilter{}, 100)
 	page("middle20", RunFilter{Limit: 20, Cursor: middle}, 20)
 	page("job20", RunFilter{Job: "job7", Limit: 20}, 20)
 	page("jobmiddle20", RunFilter{Job: "job7", Limit: 20, Cursor: middle}, 20)
@@ -185,7 +198,7 @@ func BenchmarkHistory(b *testing.B) {
 	page("jobfailed20", RunFilter{Job: "job0", States: []State{Failed}, Limit: 20}, 20)
 	page("live20", RunFilter{States: []State{Running}, Limit: 20}, 0)
 	for _, size := range []int{20, 100} {
-		b.Run(fmt.Sprintf("baresql%d", size), func(b *testing.B) {
+		b.Run(fmt.Sprintf("newest%d/baseline", size), func(b *testing.B) {
 			for range b.N {
 				got := bareSQL(b, l, size)
 				if got != size {

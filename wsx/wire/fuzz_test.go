@@ -158,7 +158,7 @@ func BenchmarkDecodeOutput(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		fn   func([]byte) (*Message, error)
-	}{{"ours", Decode}, {"encoding-json", unmarshal}} {
+	}{{"ours", Decode}, {"baseline", unmarshal}} {
 		b.Run(c.name, func(b *testing.B) {
 			b.SetBytes(int64(len(m.Data)))
 			for b.Loop() {
