@@ -105,9 +105,9 @@ func (w *writer) dueFree(t *tail, job string, from, to time.Time) error {
 func (t *tail) remember(from, to time.Time) {
 	i, _ := slices.BinarySearchFunc(t.recent, to, time.Time.Compare)
 	switch {
+	case i == 0 && len(t.recent) > 0: // before all that is known: it stays so
 	case !from.Equal(to):
 		t.recent = append([]time.Time{to}, t.recent[i:]...)
-	case i == 0 && len(t.recent) > 0: // before all that is known: it stays so
 	default:
 		t.recent = slices.Insert(slices.Clone(t.recent), i, to)
 		t.recent = t.recent[max(0, len(t.recent)-maxRecent):]
