@@ -180,6 +180,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	start("the watch over the job files", func() error { return d.watch(ctx) })
 	wg.Go(func() { d.prune(ctx) })
 
+	d.warnOfUnit(ctx)
 	d.log.Info("serving", "version", wrapper.Version, "jobs", len(d.set.Order), "config", d.o.dir, "state", d.stateDir, "socket", d.o.socket, "machines_port", machines.Addr().String())
 	systemd.SdNotify(false, systemd.SdNotifyReady)
 	<-ctx.Done()
