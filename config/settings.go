@@ -207,8 +207,6 @@ var needsRestart = []struct {
 	{"state_dir", func(s *Settings) string { return s.StateDir }},
 	{"socket_group", func(s *Settings) string { return s.SocketGroup }},
 	{"tokens_file", func(s *Settings) string { return s.TokensFile }},
-	{"api_ws_allowed_hosts", func(s *Settings) string { return fmt.Sprint(s.APIAllowedHosts) }},
-	{"api_anonymous_role", func(s *Settings) string { return s.APIAnonymousRole }},
 	{"default_saltpeter_server_host", func(s *Settings) string { return s.ServerHost }},
 	{"debug", func(s *Settings) string { return fmt.Sprint(s.Debug) }},
 }
