@@ -19,6 +19,7 @@ type beginning struct {
 	only     narrowing // for runs by hand
 	force    bool
 	retryOf  string
+	audit    *ledger.AuditEntry // written down with the run, in the same step
 }
 
 // ofSchedule reports whether the run is the record of a due time.
@@ -100,6 +101,11 @@ func (f *firing) open(ctx context.Context, run *ledger.Run, d definition, b begi
 		events := []ledger.Event{ledger.Begun{Run: *run}}
 		if b.ofSchedule() {
 			events = append(events, watermark(run.Job, b.due))
+		}
+		if b.audit != nil {
+			entry := *b.audit
+			entry.Outcome = "started " + run.ID
+			events = append(events, ledger.Audited{Entry: entry})
 		}
 		err := f.apply(ctx, run.Job, events...)
 		if err == nil {

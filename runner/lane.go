@@ -219,6 +219,9 @@ func (t *task) identified(res launch.StartResult, rec *ledger.Task) {
 	if res.Identity == nil {
 		return
 	}
+	if rec.Identity != nil && sameIdentity(rec.Identity, res.Identity) && rec.Version == res.Version {
+		return // its connection was faster
+	}
 	features := rec.Features
 	err := t.apply(ledger.Identified{Task: t.id, Identity: *res.Identity, Version: res.Version, Features: features})
 	if err != nil {

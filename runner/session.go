@@ -272,8 +272,12 @@ func (s *session) identify(m *wire.Message, features []string) error {
 	if version == "" {
 		version = rec.Version
 	}
-	if rec.Identity != nil && sameIdentity(rec.Identity, m.Identity) && rec.Version == version && slices.Equal(rec.Features, features) {
-		return nil
+	if rec.Identity != nil && sameIdentity(rec.Identity, m.Identity) && rec.Version == version {
+		// What a new wrapper can do is written down with its start, which comes next:
+		// each write is an fsync that the command waits for.
+		if rec.Started.IsZero() || slices.Equal(rec.Features, features) {
+			return nil
+		}
 	}
 	if rec.Identity != nil && rec.Identity.PID != m.Identity.PID {
 		s.t.log().Warn("the wrapper names another process than before", "pid", m.Identity.PID, "before", rec.Identity.PID)
@@ -293,11 +297,17 @@ func (s *session) start(m *wire.Message) error {
 		t.after(func() { s.order(wire.Message{Type: wire.TypeKill, ID: randomHex(8)}) })
 		return nil
 	}
+	features := rec.Features
+	if can := s.features.Load(); can != nil {
+		features = *can
+	}
 	var events []ledger.Event
 	if m.Identity != nil && (rec.Identity == nil || !sameIdentity(rec.Identity, m.Identity)) {
-		events = append(events, ledger.Identified{Task: t.id, Identity: *m.Identity, Version: pick(m.Version, rec.Version), Features: rec.Features})
+		events = append(events, ledger.Identified{Task: t.id, Identity: *m.Identity, Version: pick(m.Version, rec.Version), Features: features})
 	} else if rec.Identity == nil && m.PID > 0 {
 		events = append(events, ledger.Identified{Task: t.id, Identity: wire.Identity{PID: m.PID, Task: rec.Cookie}, Version: m.Version})
+	} else if rec.Identity != nil && !slices.Equal(rec.Features, features) {
+		events = append(events, ledger.Identified{Task: t.id, Identity: *rec.Identity, Version: rec.Version, Features: features})
 	}
 	if rec.Started.IsZero() {
 		events = append(events, ledger.Started{Task: t.id, At: s.at(m), PID: m.PID})
