@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -69,13 +70,18 @@ func (a *app) confirm(question string) error {
 	return nil
 }
 
+// killFlags are the flags of kill.
+type killFlags struct {
+	selectors
+	signal   string
+	grace    time.Duration
+	dryRun   bool
+	noWait   bool
+	withdraw bool
+}
+
 func (a *app) killVerb() *cobra.Command {
-	var (
-		sel                    selectors
-		sig                    string
-		grace                  time.Duration
-		dryRun, noWait, revoke bool
-	)
+	var o killFlags
 	c := &cobra.Command{
 		Use:   "kill [JOB or RUN]",
 		Short: "End jobs, with proof that nothing is left",
@@ -93,73 +99,81 @@ carried on. Exit code 5 means that a kill could not be confirmed everywhere.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeNames,
 		RunE: func(c *cobra.Command, args []string) error {
-			q, ask, err := sel.selection(args)
+			q, ask, err := o.selection(args)
 			if err != nil {
 				return err
 			}
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			req := api.KillRequest{Selection: q, Signal: sig, NoWait: noWait, Withdraw: revoke}
+			req := api.KillRequest{Selection: q, Signal: o.signal, NoWait: o.noWait, Withdraw: o.withdraw}
 			if c.Flags().Changed("grace") {
-				g := api.Duration(grace)
+				g := api.Duration(o.grace)
 				req.Grace = &g
 			}
-			if dryRun || ask {
-				dry := req
-				dry.DryRun = true
-				hit := 0
-				err := client.Kill(c.Context(), dry, func(r runner.Receipt) error {
-					hit++
-					if a.output == "json" && dryRun {
-						return a.jsonLine(r)
-					}
-					fmt.Fprintf(a.dryOut(dryRun), "would kill %s on %s\n", printable(r.Run), printable(r.Machine))
-					return nil
-				})
-				if err != nil || dryRun {
-					return err
-				}
-				if err := a.confirm(fmt.Sprintf("kill %d tasks?", hit)); err != nil {
-					return err
-				}
-			}
-			worst := exitOK
-			err = client.Kill(c.Context(), req, func(r runner.Receipt) error {
-				if !settled(r, noWait) {
-					worst = exitUnconfirmed
-				}
-				return a.receipt(r)
-			})
-			if err != nil {
-				var gone *api.Unreachable
-				if errors.As(err, &gone) {
-					f := explain(err)
-					f.hint = "what was asked may stand: see `saltpeter status`"
-					return f
-				}
-				return err
-			}
-			return quiet(worst)
+			return a.kill(c.Context(), req, o.dryRun, ask)
 		},
 	}
-	sel.flags(c)
+	o.flags(c)
 	f := c.Flags()
-	f.StringVarP(&sig, "signal", "s", "", "the first signal (default the job's kill_signal, TERM); KILL ends it at once")
-	f.DurationVar(&grace, "grace", 0, "how long to wait before SIGKILL (default the job's kill_grace, 5s)")
-	f.BoolVar(&dryRun, "dry-run", false, "only show what would be killed")
-	f.BoolVar(&noWait, "no-wait", false, "ask for it and return; `saltpeter status` shows how it goes")
-	f.BoolVar(&revoke, "withdraw", false, "take back a kill that has not got through yet")
+	f.StringVarP(&o.signal, "signal", "s", "", "the first signal (default the job's kill_signal, TERM); KILL ends it at once")
+	f.DurationVar(&o.grace, "grace", 0, "how long to wait before SIGKILL (default the job's kill_grace, 5s)")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only show what would be killed")
+	f.BoolVar(&o.noWait, "no-wait", false, "ask for it and return; `saltpeter status` shows how it goes")
+	f.BoolVar(&o.withdraw, "withdraw", false, "take back a kill that has not got through yet")
 	return c
 }
 
-func (a *app) dryOut(dryRun bool) interface{ Write([]byte) (int, error) } {
-	if dryRun {
-		return a.out
+// kill asks for what was selected, after a look and a question where the request
+// names no job, and prints the receipts as they come.
+func (a *app) kill(ctx context.Context, req api.KillRequest, dryRun, ask bool) error {
+	client, err := a.client()
+	if err != nil {
+		return err
 	}
-	return a.err
+	defer client.Close()
+	if dryRun || ask {
+		hit, err := a.wouldKill(ctx, client, req, dryRun)
+		if err != nil || dryRun {
+			return err
+		}
+		if err := a.confirm(fmt.Sprintf("kill %s?", plural(hit, "task", "tasks"))); err != nil {
+			return err
+		}
+	}
+	worst := exitOK
+	err = client.Kill(ctx, req, func(r runner.Receipt) error {
+		if !settled(r, req.NoWait) {
+			worst = exitUnconfirmed
+		}
+		return a.receipt(r)
+	})
+	var gone *api.Unreachable
+	if errors.As(err, &gone) {
+		f := explain(err)
+		f.hint = "what was asked may stand: see `saltpeter status`"
+		return f
+	}
+	if err != nil {
+		return err
+	}
+	return quiet(worst)
+}
+
+// wouldKill shows what a kill would hit: as the result of a dry run, else beside
+// the question.
+func (a *app) wouldKill(ctx context.Context, client *api.Client, req api.KillRequest, dryRun bool) (hit int, err error) {
+	req.DryRun = true
+	to := a.err
+	if dryRun {
+		to = a.out
+	}
+	err = client.Kill(ctx, req, func(r runner.Receipt) error {
+		hit++
+		if a.output == "json" && dryRun {
+			return a.jsonLine(r)
+		}
+		_, err := fmt.Fprintf(to, "would kill %s on %s\n", printable(r.Run), printable(r.Machine))
+		return err
+	})
+	return hit, err
 }
 
 // settled reports whether a receipt leaves nothing open.
