@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -155,7 +156,9 @@ func TestKillForkChain(t *testing.T) {
 		if res.Reason != ReasonBreeding && len(res.Left) == 0 || res.Alive == 0 {
 			t.Errorf("alive without a word who: %+v", res)
 		}
-		if !alive {
+		// A link that is still "pending" was struck at the script's last look, and
+		// may have been the one that the chain hung by.
+		if !alive && !slices.ContainsFunc(res.Left, func(p wire.Process) bool { return p.Reason == wire.ReasonPending }) {
 			t.Errorf("FALSE ALARM: %s", res.Text)
 		}
 		lab.Honest(t, "alive, "+res.Reason+", and so says the oracle")
