@@ -115,8 +115,11 @@ func TestLostHoldsBackItsOwnMachineOnly(t *testing.T) {
 	run := h.begin(StartRequest{Job: "j"})
 	h.await("lost", func() bool { return h.task(run.ID, "a").State == ledger.Lost })
 	h.await("the second batch", func() bool { return h.task(run.ID, "b").State == ledger.LaunchFailed })
+	// What the book says is in force a moment later.
+	h.await("the news of both", func() bool { return len(h.runner.tasks.live("j")) == 0 })
 	again := h.begin(StartRequest{Job: "j"})
 	h.await("its end", func() bool { return h.task(again.ID, "b").State == ledger.LaunchFailed })
+	h.await("the news of it", func() bool { return len(h.runner.tasks.live("j")) == 0 })
 	if task := h.task(again.ID, "a"); task.State != ledger.Skipped || task.Reason != ledger.ReasonOverlap || task.ExitCode != nil {
 		t.Errorf("%+v", task)
 	}

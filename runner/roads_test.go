@@ -263,6 +263,8 @@ func TestLostAndFound(t *testing.T) {
 	if exitCode(rec) != 253 || !strings.Contains(rec.Reason, "unreachable") {
 		t.Errorf("record %+v", rec)
 	}
+	// What the book says is in force a moment later.
+	r.await("the news of it", func() bool { return len(r.tasks.lost(job)) == 1 })
 	if len(r.tasks.live(job)) != 0 || len(r.tasks.liveOn(job, "m1")) != 1 || len(r.tasks.liveOn(job, "m2")) != 0 || len(r.tasks.lost(job)) != 1 {
 		t.Error("a lost task holds back what it should not, or does not what it should")
 	}
