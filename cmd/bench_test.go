@@ -41,7 +41,7 @@ const (
 	floodBytes   = 256 << 20
 	idleOnes     = 10
 	manyTasks    = 500
-	manyAtOnce   = 8
+	manyAtOnce   = 10
 )
 
 // benchRunNow is from the API's request to the command's first instruction,
@@ -294,7 +294,7 @@ func bareListener(b *testing.B) (url string, stop func()) {
 // another, and kills them with one selector.
 func (p *benchProgram) benchMany(b *testing.B) {
 	var bare []float64
-	var began, killed float64
+	var began, killed, late float64
 	for b.Loop() {
 		for range 5 {
 			bare = append(bare, p.bareStart(b))
@@ -323,17 +323,27 @@ func (p *benchProgram) benchMany(b *testing.B) {
 		for range 5 {
 			bare = append(bare, p.bareStart(b))
 		}
-		killed = p.killAll(b, n)
+		var unsettled int
+		killed, unsettled = p.killAll(b, n)
+		late = float64(unsettled)
 	}
 	report(b, "", "ms", began, manyTasks*quantile(bare, 0.5), 1.5)
 	figure(b, "kill-all-s", killed, 10)
+	b.ReportMetric(late, "receipts-without-proof") // each of them is one too many
 }
 
-// killAll asks for the end of everything, and holds each receipt to be right.
-func (p *benchProgram) killAll(b *testing.B, want int) (seconds float64) {
+// killAll asks for the end of everything, and holds each receipt to be right. One
+// that says that the kill is still being carried out is right too, but too late: it
+// is counted, and the time is that until the last task was gone.
+func (p *benchProgram) killAll(b *testing.B, want int) (seconds float64, late int) {
 	start := time.Now()
 	seen := map[string]bool{}
 	err := p.client.Kill(b.Context(), api.KillRequest{Selection: api.Selection{All: true}}, func(r runner.Receipt) error {
+		if r.Pending && !seen[r.Run] {
+			seen[r.Run] = true
+			late++
+			return nil
+		}
 		if r.Outcome != wire.OutcomeGone || r.ExitCode == nil || *r.ExitCode != wire.ExitKilled || seen[r.Run] {
 			return fmt.Errorf("the receipt is %+v", r)
 		}
@@ -347,7 +357,10 @@ func (p *benchProgram) killAll(b *testing.B, want int) (seconds float64) {
 	for run := range seen {
 		p.awaitEnd(b, run)
 	}
-	return seconds
+	if late > 0 {
+		seconds = time.Since(start).Seconds()
+	}
+	return seconds, late
 }
 
 func (p *benchProgram) benchBinary(b *testing.B) {
