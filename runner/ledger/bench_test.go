@@ -17,10 +17,14 @@ import (
 
 // BenchmarkDurable writes rows (one Begun with one task, or one Ended) from as
 // many callers at once as the group is large, beside the same as lines of JSON
-// with one fdatasync a group.
+// with one fdatasync a group. The told ones are those that reports are written of.
 func BenchmarkDurable(b *testing.B) {
 	for _, group := range []int{1, 100, 1000} {
-		for name, ours := range map[string]func(*testing.B, int){"begun": benchBegun, "ended": benchEnded} {
+		for name, ours := range map[string]func(*testing.B, int){
+			"begun": func(b *testing.B, group int) { benchBegun(b, group) }, "ended": func(b *testing.B, group int) { benchEnded(b, group) },
+			"begun-told": func(b *testing.B, group int) { benchBegun(b, group, "text", "search") },
+			"ended-told": func(b *testing.B, group int) { benchEnded(b, group, "text", "search") },
+		} {
 			b.Run(fmt.Sprintf("%s/%d/ours", name, group), func(b *testing.B) {
 				ours(b, group)
 				if group <= 100 {
@@ -53,8 +57,9 @@ func benchRun(i int) Run {
 	return runOf(fmt.Sprintf("job%d", i%100), noon.Add(time.Duration(i)*time.Second), "machine1")
 }
 
-func benchBegun(b *testing.B, group int) {
+func benchBegun(b *testing.B, group int, readers ...string) {
 	l := openTest(b, b.TempDir())
+	reporters(b, l, readers...)
 	b.ResetTimer()
 	inGroups(b.N, group, func(i int) { apply(b, l, Begun{benchRun(i)}) })
 	perSecond(b, 2*b.N) // a run and a task
@@ -65,8 +70,9 @@ func benchEnd(i int, run string) Ended {
 		End: wire.End{Cause: wire.CauseExit, RealCode: wire.Ptr(0), ElapsedMS: 12.5, Length: wire.Ptr[int64](4711)}}
 }
 
-func benchEnded(b *testing.B, group int) {
+func benchEnded(b *testing.B, group int, readers ...string) {
 	l := openTest(b, b.TempDir())
+	reporters(b, l, readers...)
 	inGroups(b.N, 1000, func(i int) { apply(b, l, Begun{benchRun(i)}) })
 	b.ResetTimer()
 	inGroups(b.N, group, func(i int) { apply(b, l, benchEnd(i, benchRun(i).ID)) })

@@ -21,7 +21,7 @@ type Options struct {
 //
 // One goroutine, the writer, owns the writing connection and all that is
 // remembered of unfinished tasks; it ends with Close. Readers have connections
-// of their own. The two locks are never held together.
+// of their own. The locks are never held together.
 type Ledger struct {
 	dir    string
 	server string
@@ -43,6 +43,9 @@ type Ledger struct {
 	tokens    map[string]TaskID // by hash
 
 	trace func(query string, args []any) // tests look at what is read, and how
+
+	newsLock sync.Mutex
+	newsCame chan struct{} // closed and replaced when there is more news
 
 	outputLock sync.Mutex
 	outputs    map[int64]*outputFile // open for writing, by key of the task
@@ -72,6 +75,7 @@ func open(ctx context.Context, dir string) (_ *Ledger, err error) {
 		done:     make(chan struct{}),
 		tokens:   map[string]TaskID{},
 		outputs:  map[int64]*outputFile{},
+		newsCame: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {

@@ -116,7 +116,7 @@ func execAll(t *testing.T, dir string, statements ...string) {
 func TestVersions(t *testing.T) {
 	dir := t.TempDir()
 	openTest(t, dir).Close()
-	for version, says := range map[string]string{"99": "has version 99, this saltpeter knows up to 1: start the newer", "x": `says version "x"`} {
+	for version, says := range map[string]string{"99": fmt.Sprintf("has version 99, this saltpeter knows up to %d: start the newer", schemaVersion), "x": `says version "x"`} {
 		execAll(t, dir, `UPDATE book SET value = '`+version+`' WHERE name = 'version'`)
 		_, err := Open(t.Context(), Options{Dir: dir})
 		if !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), says) {
@@ -126,13 +126,14 @@ func TestVersions(t *testing.T) {
 			t.Errorf("%s: %v", version, err)
 		}
 	}
-	execAll(t, dir, `UPDATE book SET value = '1' WHERE name = 'version'`)
+	execAll(t, dir, fmt.Sprintf(`UPDATE book SET value = '%d' WHERE name = 'version'`, schemaVersion))
 	openTest(t, dir).Close() // no attempt has damaged it
 }
 
 func TestMigration(t *testing.T) {
 	dir := t.TempDir()
 	openTest(t, dir).Close()
+	execAll(t, dir, `UPDATE book SET value = '1' WHERE name = 'version'`)
 	db, err := openDB(bookPath(dir), modeWrite, 1)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn) (*writer, error) 
 		l: l, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{},
 		tasks: map[TaskID]*entry{}, tails: map[string]*tail{}, defs: map[string]int64{},
 		marked: map[TaskID]int{},
+		feed:   feed{open: map[int64]*openRun{}},
 	}
 	for _, key := range []struct {
 		table string
@@ -24,15 +25,23 @@ func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn) (*writer, error) 
 			return nil, err
 		}
 	}
-	err := w.each(`SELECT `+taskColumns+`, r.id FROM tasks t JOIN runs r ON r.num = t.run WHERE t.unfinished = 1`,
+	err := w.each(`SELECT `+taskColumns+`, r.id, r.grp FROM tasks t JOIN runs r ON r.num = t.run WHERE t.unfinished = 1`,
 		func(rows *sql.Rows) error {
-			var run string
-			e, _, err := scanTask(rows, &run)
+			var run, group string
+			e, _, err := scanTask(rows, &run, &group)
 			if err != nil {
 				return err
 			}
 			e.Run = run
 			w.tasks[e.TaskID] = e
+			if !over(e.State) {
+				of := w.feed.open[e.run]
+				if of == nil {
+					of = &openRun{group: group}
+					w.feed.open[e.run] = of
+				}
+				of.live++
+			}
 			return nil
 		})
 	if err != nil {
@@ -48,7 +57,10 @@ func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn) (*writer, error) 
 			l.tokens[hash] = id
 			return nil
 		})
-	return w, err
+	if err != nil {
+		return nil, err
+	}
+	return w, w.readFeed()
 }
 
 // record carries out one event inside the transaction.
@@ -92,8 +104,11 @@ func (w *writer) record(e Event) error {
 	case Launched:
 		err = w.token(e.TokenHash, &now)
 	}
+	if err != nil {
+		return err
+	}
 	w.put(&now)
-	return err
+	return w.tellChange(was, &now, e)
 }
 
 func (w *writer) token(hash string, e *entry) error {
@@ -155,6 +170,7 @@ func (w *writer) begun(r Run) error {
 		w.numTasks++
 		w.put(newEntry(r, task, num, w.numTasks))
 	}
+	w.tellBegun(r, num)
 	return nil
 }
 

@@ -7,20 +7,23 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
 // schemaVersion is what this build writes. A step up adds a function to
 // migrations; a book of a later version is never opened.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // migrations[v] takes a book from version v to v+1, inside one transaction with
 // all the others.
-var migrations = map[int]migration{}
+var migrations = map[int]migration{
+	1: func(ctx context.Context, conn *sql.Conn) error { return runAll(ctx, conn, schemaNews) },
+}
 
 type migration func(ctx context.Context, conn *sql.Conn) error
 
-// schema of version 1. Times are nanoseconds since 1970 (UTC), 0 for none.
+// schema of version 1; see schemaNews for the rest. Times are nanoseconds since 1970 (UTC), 0 for none.
 // runs.num and tasks.num count up in order of recording; task files are named
 // after tasks.num. tasks.job and tasks.due repeat the run's for the indexes.
 // tasks.unfinished and tasks.rare are 0 or 1 and exist for the partial indexes:
@@ -99,10 +102,8 @@ func createBook(ctx context.Context, conn *sql.Conn, path string) error {
 	if others > 0 {
 		return fmt.Errorf("%w: %s is a database of something else: name another state directory", ErrVersion, path)
 	}
-	for _, s := range schema {
-		if _, err := conn.ExecContext(ctx, ddl(s)); err != nil {
-			return err
-		}
+	if err := runAll(ctx, conn, slices.Concat(schema, schemaNews)); err != nil {
+		return err
 	}
 	id := make([]byte, 16)
 	if _, err := rand.Read(id); err != nil {
@@ -114,6 +115,15 @@ func createBook(ctx context.Context, conn *sql.Conn, path string) error {
 	}
 	_, err := conn.ExecContext(ctx, bind(add), "server", hex.EncodeToString(id))
 	return err
+}
+
+func runAll(ctx context.Context, conn *sql.Conn, statements []string) error {
+	for _, s := range statements {
+		if _, err := conn.ExecContext(ctx, ddl(s)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func migrateBook(ctx context.Context, conn *sql.Conn, path string, to int, steps map[int]migration) error {

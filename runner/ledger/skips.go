@@ -216,6 +216,7 @@ func (w *writer) skipped(s Skip) error {
 	}
 	now.remember(s.From, s.To)
 	w.keep(s.Job, now)
+	w.tellSkipped(s)
 	return nil
 }
 

@@ -79,6 +79,8 @@ type writer struct {
 
 	runs, numTasks, skips, audits, numDefs int64 // the highest keys given out
 
+	feed feed
+
 	undo   []func()      // takes back what a request or a commit that failed has changed in memory
 	tokens []tokenChange // to be published with the commit
 	dirty  []*entry      // of the request at hand: tasks to be written, in order of first mention
@@ -175,7 +177,7 @@ func (w *writer) commit(group []*request) {
 // transaction carries out a group. An error means that nothing of it is written;
 // a request that is refused has its own error and leaves no trace.
 func (w *writer) transaction(group []*request) (err error) {
-	w.undo, w.tokens = w.undo[:0], w.tokens[:0]
+	w.undo, w.tokens, w.feed.pending = w.undo[:0], w.tokens[:0], w.feed.pending[:0]
 	if err := w.exec(beginWrite); err != nil {
 		return err
 	}
@@ -195,10 +197,14 @@ func (w *writer) transaction(group []*request) (err error) {
 			r.err = err
 		}
 	}
+	if err := w.writeNews(); err != nil {
+		return err
+	}
 	if err := w.exec("COMMIT"); err != nil {
 		return err
 	}
 	w.publish()
+	w.publishNews()
 	return nil
 }
 
@@ -207,7 +213,7 @@ func (w *writer) request(r *request) (err error) {
 	if r.work != nil {
 		return r.work(w)
 	}
-	undo, tokens := len(w.undo), len(w.tokens)
+	undo, tokens, news := len(w.undo), len(w.tokens), len(w.feed.pending)
 	w.dirty = w.dirty[:0]
 	clear(w.marked)
 	several := len(r.events) > 1 // a single event checks first and writes then
@@ -229,7 +235,7 @@ func (w *writer) request(r *request) (err error) {
 			return err
 		}
 		w.takeBack(undo)
-		w.tokens = w.tokens[:tokens]
+		w.tokens, w.feed.pending = w.tokens[:tokens], w.feed.pending[:news]
 		if several {
 			if err := w.exec("ROLLBACK TO SAVEPOINT request"); err != nil {
 				return err
