@@ -37,7 +37,7 @@ func (t *task) carry(ctx context.Context, k *killing) {
 		case stepSend:
 			// Not here: a wrapper that does not read would keep the kill from
 			// taking the other road.
-			if !t.ts.spawn(func() { t.sendKill(s, k) }) {
+			if !t.ts.spawn(func() { t.sendKill(ctx, s, k) }) {
 				return
 			}
 			continue
@@ -96,6 +96,7 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 		return stepWait, forever, nil // the start returns soon, with an identity or without
 	case s != nil && (k.sentOn != s || k.resend):
 		k.sentOn, k.sentAt, k.heardAt, k.report, k.resend = s, now, time.Time{}, nil, false
+		k.sending = true
 		return stepSend, 0, s
 	case s == nil && k.resend:
 		k.resend, k.nextTry = false, time.Time{}
@@ -112,6 +113,8 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 		until = k.notBefore
 	case s == nil && t.contact.IsZero() && t.rec.Started.IsZero() && now.Before(t.quiet.Add(p.connect)):
 		until = t.quiet.Add(p.connect) // it was launched a moment ago
+	case s != nil && k.sending:
+		return stepWait, forever, nil // its turn comes
 	case s != nil && k.report != nil && k.report.Outcome == wire.OutcomeAlive:
 		return stepWait, forever, nil // its wrapper goes on, and corrects that
 	case s != nil && k.heardAt.IsZero() && now.Before(k.sentAt.Add(p.answer)):
@@ -143,16 +146,30 @@ func (k *killing) graceNow(t *task) *float64 {
 	return k.grace
 }
 
-// sendKill says it over the connection. What came of that shows in what comes
-// back, or does not.
-func (t *task) sendKill(s *session, k *killing) {
+// sendKill says it over the connection when its turn comes. What came of that
+// shows in what comes back, or does not.
+func (t *task) sendKill(ctx context.Context, s *session, k *killing) {
+	_, machine := t.road()
+	give, ok := t.ts.takeTurn(ctx, machine)
+	if !ok {
+		return
+	}
 	t.mu.Lock()
+	if k.sentOn != s || !k.sending || k.settled { // another connection carries it, or nobody needs to
+		t.mu.Unlock()
+		give()
+		return
+	}
+	k.overTurn()
+	k.sending, k.sentAt, k.turn = false, time.Now(), give
 	m := wire.Message{Type: wire.TypeKill, ID: k.message(), Signal: k.signal, Grace: k.grace}
 	t.mu.Unlock()
+	k.look()
 	if err := s.order(m); err != nil {
 		t.mu.Lock()
 		if k.sentOn == s {
 			k.sentAt = time.Time{} // not said: do not wait for an answer
+			k.overTurn()
 		}
 		t.mu.Unlock()
 		k.look()
@@ -280,6 +297,8 @@ func (t *task) needsScript(k *killing, now time.Time) bool {
 		return false
 	case s == nil || s.features.Load() == nil || k.sentOn != s || k.resend:
 		return true
+	case k.sending:
+		return false
 	}
 	return k.heardAt.IsZero() || !now.Before(k.heardAt.Add(g+hard+t.ts.pace.answer))
 }

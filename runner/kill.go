@@ -43,6 +43,8 @@ type killing struct {
 	changes   int      // how often it was changed
 	resend    bool     // it was changed: say it again
 	sentOn    *session // the connection that carried it last
+	sending   bool     // it waits for its turn to be sent there
+	turn      func()   // gives the turn back; nil: it has none
 	sentAt    time.Time
 	heardAt   time.Time // killed or a report came since
 	report    *wire.Report
@@ -342,6 +344,7 @@ func (t *task) withdraw(a Actor) Receipt {
 	if k != nil {
 		t.mu.Lock()
 		k.settled, k.withdrawn = true, true
+		k.overTurn()
 		waiters := k.waiters
 		k.waiters = nil
 		t.mu.Unlock()

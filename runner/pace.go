@@ -13,6 +13,7 @@ type pace struct {
 	recheck   time.Duration // the first pause between two questions; it doubles
 	slowest   time.Duration // up to this
 	answer    time.Duration // how long a wrapper has for its word that a kill came
+	turn      time.Duration // the longest that a kill keeps the next one on this machine waiting
 	complete  time.Duration // how long the end may follow the report that all is gone
 	connect   time.Duration // how long a freshly started wrapper has to connect before a kill goes elsewhere
 	person    time.Duration // by when a person who kills has an answer, unless grace is longer
@@ -33,6 +34,7 @@ var defaultPace = pace{
 	recheck:   5 * time.Second,
 	slowest:   time.Minute,
 	answer:    2 * time.Second,
+	turn:      250 * time.Millisecond,
 	complete:  500 * time.Millisecond,
 	connect:   2 * time.Second,
 	person:    14 * time.Second,

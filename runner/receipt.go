@@ -159,6 +159,7 @@ func (t *task) answered(k *killing, r Receipt, final bool) {
 	t.mu.Lock()
 	waiters := k.waiters
 	k.waiters = nil
+	k.overTurn()
 	if final {
 		k.settled = true
 	} else {

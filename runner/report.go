@@ -54,6 +54,7 @@ func (t *task) killReport(s *session, id string, w *wire.Report) error {
 	t.mu.Lock()
 	now := time.Now()
 	k.heardAt, k.report, k.reportAt, k.reportVia = now, w, now, ""
+	k.overTurn()
 	t.mu.Unlock()
 	if w.Outcome == wire.OutcomeAlive {
 		r := t.receipt(k, wire.OutcomeAlive, roadWebSocket)

@@ -76,6 +76,7 @@ type tasks struct {
 
 	scripts      slots // kills over the other road
 	localScripts slots // those on this machine
+	turns        slots // kills on this machine over the connection
 	checks       slots // questions over the other road
 
 	mu     sync.Mutex
@@ -92,7 +93,7 @@ func newTasks(o taskOptions) *tasks {
 		o: o, pace: defaultPace,
 		all: map[ledger.TaskID]*task{}, byJob: map[string]map[ledger.TaskID]*task{},
 		lanes:   map[string]*lane{},
-		scripts: make(slots, 64), localScripts: make(slots, 16), checks: make(slots, 16),
+		scripts: make(slots, 64), localScripts: make(slots, 4), turns: make(slots, killsAtOnce()), checks: make(slots, 16),
 	}
 	ts.life, ts.stop = context.WithCancel(context.Background())
 	ts.write = context.WithoutCancel(ts.life)

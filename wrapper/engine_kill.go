@@ -178,7 +178,7 @@ func (e *engine) joinKill(id string, sig unix.Signal, grace time.Duration) {
 		e.enterKillPhase(now)
 	case !slices.Contains(k.sigs, sig):
 		k.sigs = append(k.sigs, sig)
-		members := e.scan()
+		members := e.look()
 		for _, m := range members {
 			e.signalOnce(m, sig, true)
 		}
@@ -266,7 +266,7 @@ func (e *engine) killStep(childless bool, now time.Time) {
 // termLook finds who was there before the kill and has had no signal yet.
 func (e *engine) termLook(now time.Time) (gone bool) {
 	k := e.kill
-	members := e.scan()
+	members := e.look()
 	if k.looks == 0 {
 		k.before = max(k.before, k.countBefore(members))
 	}
@@ -343,7 +343,7 @@ func (e *engine) ghosts(members []member, now time.Time) (gone bool) {
 // left: only who came out of the wrapper's tree could still be there.
 func (e *engine) proveGone() (proof string, gone bool) {
 	if !e.empty {
-		members := e.scan()
+		members := e.look()
 		if living(members) > 0 {
 			return "", false
 		}

@@ -56,7 +56,7 @@ func (e *engine) leftoverStep(childless bool, now time.Time) {
 	}
 	members := e.tree()
 	if e.nets.escaped || living(members) == 0 {
-		members = e.scan()
+		members = e.look()
 	}
 	n := living(members)
 	if n == 0 && e.pause.timer != 0 {

@@ -74,6 +74,7 @@ func start(o engineOptions) (*engine, error) {
 	}
 	e.lock.tell(shell.pid)
 	guardMemory(shell.pid)
+	markWrapper() // the shell has its own brand by now and inherits nothing
 	// Last: from here on our files in /proc are root's, and no other process of
 	// this user may look into our memory, where the order's secrets are.
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -172,6 +172,7 @@ func whyNotStarted(o *wire.Order, a *account, err error) error {
 
 const (
 	brandBit     = 1 << 62
+	wrapperBrand = brandBit | 1<<61 // a wrapper's own; those of tasks lack the second bit
 	brandRandom  = 1<<61 - 1
 	brandSmaller = 1 << 40 // a limit below this leaves too few numbers to be told apart by
 )

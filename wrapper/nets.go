@@ -36,6 +36,7 @@ type nets struct {
 
 	procs []proc
 	index map[int]int
+	pids  []int
 }
 
 type member struct {
@@ -104,6 +105,11 @@ func (n *nets) tree() []member {
 // scan casts all nets in one pass over /proc.
 func (n *nets) scan() []member {
 	n.procs, _ = n.reader.all(n.procs[:0])
+	return n.haul()
+}
+
+// haul sorts the members out of procs.
+func (n *nets) haul() []member {
 	clear(n.index)
 	for i, p := range n.procs {
 		n.index[p.pid] = i

@@ -66,7 +66,7 @@ func (e *engine) signal(name, scope string) wire.Report {
 		e.sentMain[sig], r.ProcessesBefore = true, 1
 	case "all":
 		var refused error
-		for _, m := range e.scan() {
+		for _, m := range e.look() {
 			if !m.alive() {
 				continue
 			}
@@ -153,7 +153,7 @@ func (e *engine) stopAll() (members []member, quiet bool) {
 		e.pause.stopped = map[procKey]struct{}{}
 	}
 	for end := time.Now().Add(stopLimit); ; {
-		members, quiet = e.scan(), true
+		members, quiet = e.look(), true
 		for _, m := range members {
 			if !m.alive() || e.pause.frozen && m.inGroup || stopped(m.proc) {
 				continue

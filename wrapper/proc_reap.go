@@ -59,15 +59,16 @@ func (e *engine) lookAtEnd() {
 		e.nets.sessionGone = true // no time to see who is in it
 		return
 	}
-	members := e.nets.scan()
+	members := e.nets.look()
 	n := living(members)
 	e.empty = n == 0
 	e.leftover.start(n, e.mainEndedAt)
 }
 
-// tree and scan look for members; whom they find alive ends the certainty that
-// nobody is left.
+// tree, look and scan look for members; whom they find alive ends the certainty
+// that nobody is left.
 func (e *engine) tree() []member { return e.found(e.nets.tree()) }
+func (e *engine) look() []member { return e.found(e.nets.look()) }
 func (e *engine) scan() []member { return e.found(e.nets.scan()) }
 
 func (e *engine) found(members []member) []member {
