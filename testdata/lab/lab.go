@@ -93,10 +93,8 @@ func unpack(cache, root, pkg string) error {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	get := exec.CommandContext(ctx, "apt-get", "download", pkg)
-	get.Dir = dir
-	if out, err := get.CombinedOutput(); err != nil {
-		return fmt.Errorf("apt-get download %s: %w: %s", pkg, err, lastLine(out))
+	if err := download(ctx, cache, dir, pkg); err != nil {
+		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err != nil || len(debs) != 1 {
