@@ -1,12 +1,14 @@
 package launch
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +23,14 @@ import (
 // the order, starts the command as a child of a subreaper, prints who that is and
 // stays. order.Env["FAKE"] makes it misbehave.
 func fakeWrapper() {
+	if slices.Contains(os.Args, "--version") {
+		fmt.Println(wire.FirstLine + "1.2.3")
+		os.Exit(0)
+	}
+	if slices.Contains(os.Args, "--probe") {
+		fmt.Println(wire.FirstLine + "1.2.3\n{\"order_version\":1}")
+		os.Exit(0)
+	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	var order wire.Order
 	text, err := io.ReadAll(os.Stdin)
@@ -57,7 +67,29 @@ func fakeWrapper() {
 		fmt.Println(wire.FirstLine + "9.9\n{\"pid\": \"one\"}")
 		hang(&order)
 	}
+	if !slices.Contains(os.Args, "--foreground") && !slices.Contains(os.Args, "--detached") {
+		detachFake(text)
+	}
 	runFake(&order)
+}
+
+// detachFake starts the wrapper again, on its own, and passes on what it says until
+// it lets go of its output.
+func detachFake(order []byte) {
+	exe, _ := os.Executable()
+	cmd := exec.Command(exe, "wrap", "--detached")
+	cmd.Stdin = bytes.NewReader(order)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(255)
+	}
+	_, _ = io.Copy(os.Stdout, out)
+	os.Exit(0)
 }
 
 // hang stays for as long as the test lets it: until the spool's folder is gone.
@@ -90,6 +122,11 @@ func runFake(order *wire.Order) {
 	}
 	line, _ := json.Marshal(id)
 	fmt.Printf("a login says hello\n%s%s\n%s\n", wire.FirstLine, "1.2.3", line)
+	if null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
+		for fd := range 2 {
+			_ = unix.Dup3(int(null.Fd()), fd, 0)
+		}
+	}
 	var status syscall.WaitStatus
 	for {
 		pid, err := syscall.Wait4(-1, &status, 0, nil)

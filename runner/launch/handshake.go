@@ -35,7 +35,9 @@ func readHandshake(r io.Reader) (version string, id *wire.Identity, err error) {
 		line = strings.TrimRight(line, "\r\n")
 		switch {
 		case !greeted:
-			version, greeted = strings.CutPrefix(line, wire.FirstLine)
+			if said, ok := strings.CutPrefix(line, wire.FirstLine); ok {
+				version, greeted = said, true
+			}
 		case strings.HasPrefix(line, "{"):
 			id, err := parseIdentity(line)
 			return version, id, err

@@ -24,6 +24,9 @@ type Machine struct {
 	SSH         string // user@host:port
 	Sudo        bool   // launch and kill through sudo -n
 	WrapperPath string // "" = this binary / ours, pushed
+	NoPush      bool   `json:",omitempty"` // ssh: the binary must be there already
+	Tunnel      bool   `json:",omitempty"` // ssh: the wrapper dials a port of its own machine, which is forwarded
+	ServerHost  string `json:",omitempty"` // the name by which the wrapper dials the server; "" = the server's own
 	Spool       string
 }
 

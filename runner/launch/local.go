@@ -84,7 +84,7 @@ func (l *local) Start(ctx context.Context, m Machine, order []byte) StartResult 
 		return certainlyNot(err)
 	}
 	p.closeTheirs()
-	return greet(ctx, c, p, order)
+	return greet(ctx, c, p, order, l.program(m))
 }
 
 func (l *local) spawnWrapper(m Machine, p *pipes) (*child, error) {
@@ -105,6 +105,14 @@ func (l *local) spawnWrapper(m Machine, p *pipes) (*child, error) {
 		return nil, fmt.Errorf("cannot start the wrapper %s: %w", exe, err)
 	}
 	return c, nil
+}
+
+// program is what a machine's wrapper is called in messages.
+func (l *local) program(m Machine) string {
+	if m.WrapperPath != "" {
+		return m.WrapperPath
+	}
+	return l.exe
 }
 
 // viaSudo puts sudo in front where the machine's entry says so.
@@ -145,7 +153,7 @@ const settle = 2 * time.Second
 const linger = 50 * time.Millisecond
 
 // greet hands the order over and waits for the identity.
-func greet(ctx context.Context, c *child, p *pipes, order []byte) StartResult {
+func greet(ctx context.Context, c *child, p *pipes, order []byte, program string) StartResult {
 	// ctx ends the reads and the write; what is under way then returns.
 	stop := context.AfterFunc(ctx, func() { p.expire(time.Unix(1, 0)) })
 	defer stop()
@@ -181,34 +189,11 @@ func greet(ctx context.Context, c *child, p *pipes, order []byte) StartResult {
 	case <-ctx.Done():
 	case <-wait.C:
 	}
-	ended := false
-	select {
-	case <-c.done:
-		ended = true
-	default:
-	}
+	end := c.ending()
 	p.expire(time.Now().Add(linger))
 	close(gone)
 	wg.Wait()
-	return notGreeted(ctx, c, ended, err, complaint.String())
-}
-
-// notGreeted judges a start without identity. The gate opens only after the
-// identity was printed, so a wrapper that says why it gave up has not run
-// anything; whatever else happened may have left something running.
-func notGreeted(ctx context.Context, c *child, ended bool, err error, complaint string) StartResult {
-	switch {
-	case ended && c.reaped && c.status.Exited() && c.status.ExitStatus() != 0 && complaint != "":
-		return certainlyNot(fmt.Errorf("cannot start the wrapper: %s", complaint))
-	case ended:
-		err = fmt.Errorf("%w: %s", err, c.ending())
-	case ctx.Err() != nil && !errors.Is(err, errNoIdentity):
-		err = context.Cause(ctx)
-	}
-	if complaint != "" {
-		err = fmt.Errorf("%w: %s", err, complaint)
-	}
-	return StartResult{Certainty: Unsure, Err: fmt.Errorf("cannot say whether the wrapper started: %w", err)}
+	return notGreeted(ctx, program, version, end, err, complaint.String())
 }
 
 // expire sets one deadline for all our ends.

@@ -77,7 +77,7 @@ func TestNurseryCollects(t *testing.T) {
 		case <-time.After(patient):
 			t.Fatal("not collected")
 		}
-		if !c.reaped || c.status.ExitStatus() != 5 || c.ending() != "it ended with exit code 5" {
+		if !c.reaped || c.status.ExitStatus() != 5 || c.ending().String() != "it ended with exit code 5" {
 			t.Errorf("%s", c.ending())
 		}
 		if p, ok := lookAt(c.pid); ok && p.ppid == os.Getpid() {
@@ -108,7 +108,7 @@ func TestNurseryWithoutPidfd(t *testing.T) {
 		}
 		n.close() // gives the other one up, at once
 		<-c.done
-		if c.reaped || c.ending() != "its end was not seen" {
+		if c.reaped || c.ending().String() != "its end was not seen" {
 			t.Errorf("%s", c.ending())
 		}
 		syscall.Kill(pid, syscall.SIGKILL)

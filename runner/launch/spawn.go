@@ -162,20 +162,20 @@ func (n *nursery) close() {
 	n.wg.Wait()
 }
 
-// ending says how a child ended, for an error text.
-func (c *child) ending() string {
+// ending is how a child ended, as far as that is known by now.
+func (c *child) ending() ending {
 	select {
 	case <-c.done:
 	default:
-		return "it is still running"
+		return ending{running: true}
 	}
 	switch {
 	case !c.reaped:
-		return "its end was not seen"
+		return ending{}
 	case c.status.Signaled():
-		return fmt.Sprintf("it died of signal %d (%s)", c.status.Signal(), c.status.Signal())
+		return ending{known: true, code: -1, signal: fmt.Sprintf("%d (%s)", c.status.Signal(), c.status.Signal())}
 	}
-	return fmt.Sprintf("it ended with exit code %d", c.status.ExitStatus())
+	return ending{known: true, code: c.status.ExitStatus()}
 }
 
 // pipes are the three standard ones of a child, both ends.
