@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -147,15 +146,14 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	local := launch.NewLocal(launch.LocalOptions{})
-	d.closeLater(func() { local.Close() })
+	transports := d.openTransports()
 	pin, tlsConfig, err := d.machinesTLS()
 	if err != nil {
 		return err
 	}
 	d.runner = runner.New(runner.Options{
-		Ledger: d.book, Transports: map[string]launch.Transport{"local": local}, Config: d.set,
-		MachinesURL: func(transport string) string { return url(transport, tlsConfig != nil) }, Pin: pin,
+		Ledger: d.book, Transports: transports, Config: d.set,
+		MachinesURL: func(m launch.Machine) string { return url(m, tlsConfig != nil) }, Pin: pin,
 		LocalSpool: filepath.Join(d.stateDir, "spool"), Log: d.log,
 	})
 	road := wsx.NewServer(wsx.ServerOptions{Handler: d.runner.Handler(), TLS: tlsConfig, Log: d.log})
@@ -217,62 +215,6 @@ func (d *daemon) openBook(ctx context.Context) error {
 	return nil
 }
 
-// openMachinesPort opens the port that wrappers dial, and says what its URL is.
-func (d *daemon) openMachinesPort() (net.Listener, func(transport string, tls bool) string, error) {
-	port := d.o.machinesPort
-	remembered := filepath.Join(d.stateDir, "machines_port")
-	if port == 0 {
-		// Wrappers of an earlier server go on dialling the port that they know.
-		if data, err := os.ReadFile(remembered); err == nil {
-			port, _ = strconv.Atoi(strings.TrimSpace(string(data)))
-		}
-	}
-	bind := d.machinesBind()
-	ln, err := net.Listen("tcp", net.JoinHostPort(bind, strconv.Itoa(port)))
-	if err != nil {
-		return nil, nil, &failure{code: exitFailed, stable: "port_in_use", text: fmt.Sprintf("cannot open the machines port: %v", err),
-			hint: "another server may use it: see `ss -ltnp`; set machines_ws_port in saltpeter_config, or --machines-port"}
-	}
-	d.closeLater(func() { ln.Close() })
-	if d.o.machinesPort == 0 {
-		port = ln.Addr().(*net.TCPAddr).Port
-		if err := os.WriteFile(remembered, []byte(strconv.Itoa(port)+"\n"), 0o600); err != nil {
-			return nil, nil, failed(fmt.Errorf("cannot keep the machines port: %w", err), "")
-		}
-	}
-	host := d.set.Settings.ServerHost
-	if host == "" {
-		host, _ = os.Hostname()
-	}
-	return ln, func(transport string, tls bool) string {
-		scheme, to := "ws", host
-		if tls {
-			scheme = "wss"
-		}
-		if transport == "local" {
-			to = "127.0.0.1"
-			if ip := net.ParseIP(bind); ip != nil && !ip.IsUnspecified() {
-				to = bind
-			}
-		}
-		return scheme + "://" + net.JoinHostPort(to, strconv.Itoa(port))
-	}, nil
-}
-
-// machinesBind is loopback while every machine is local, so that nothing is open
-// to a network that nobody needs.
-func (d *daemon) machinesBind() string {
-	if b := d.set.Settings.MachinesBind; b != "" {
-		return b
-	}
-	for _, m := range d.set.Machines {
-		if !m.Local {
-			return "0.0.0.0"
-		}
-	}
-	return "127.0.0.1"
-}
-
 // openAPI opens the unix socket and, where it is wanted, the TCP port.
 func (d *daemon) openAPI() (*api.Server, []net.Listener, error) {
 	s := d.set.Settings
@@ -326,6 +268,7 @@ func (d *daemon) watch(ctx context.Context) error {
 			d.log.Info("job files changed", "what", line)
 		}
 		before = set
+		d.warnOfBind(set)
 		d.runner.SetConfig(set)
 	}, func(err error) {
 		d.setUnread(err)

@@ -132,9 +132,6 @@ func readMachine(s *scope, key, v *value) (*Machine, bool) {
 	for _, p := range v.pairs {
 		if read := machineKeys[p.key.text]; read != nil {
 			read(r, p.val)
-			if instead := machineNotYet[p.key.text]; instead != "" && !in.bad {
-				in.warn(p.val, p.key.text, "is not yet in effect: "+instead, "")
-			}
 		} else {
 			in.unknown(p.key, machineKeyNames)
 		}

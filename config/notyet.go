@@ -22,7 +22,7 @@ var jobNotYet = []struct {
 	{"use_wrapper", func(j *Job) bool { return !j.UseWrapper }, "the job runs with its wrapper"},
 	{"wrapper_path", func(j *Job) bool { return j.WrapperPath != "" }, "this program is the wrapper"},
 	{"saltpeter_server_host", func(j *Job) bool { return j.ServerHost != "" }, "wrappers dial the server by its own name"},
-	{"transport", func(j *Job) bool { return j.Transport == "ssh" || j.Transport == "salt" }, "a run fails, and says so"},
+	{"transport", func(j *Job) bool { return j.Transport == "salt" }, "a run fails, and says so"},
 }
 
 func (r *jobReader) notYet(body *value) {
@@ -46,18 +46,8 @@ var settingNotYet = map[string]string{
 	"adopt_unknown":        "unknown wrappers are refused",
 	"logdir":               "no text log is written; `saltpeter logs` has the output",
 	"default_wrapper_path": "this program is the wrapper",
-	"ssh":                  "machines are not reached by ssh",
 }
 
 var transportNotYet = map[string]string{
-	"ssh":  "a run over it fails, and says so",
 	"salt": "a run over it fails, and says so",
-}
-
-// machineNotYet are keys of a machine.
-var machineNotYet = map[string]string{
-	"ssh":    "a run on it fails, and says so",
-	"sudo":   "it is ignored",
-	"push":   "it is ignored",
-	"tunnel": "it is ignored",
 }

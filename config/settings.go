@@ -173,9 +173,6 @@ func (r *settingReader) ssh(v *value) {
 		r.fail(v, "ssh", "is not a mapping", "write user, port, identity_files, known_hosts, config or concurrency indented below it")
 		return
 	}
-	if len(v.pairs) > 0 {
-		r.later("ssh", "ssh", v)
-	}
 	in := &settingReader{scope: r.inside("ssh."), zones: r.zones}
 	in.keys(v, "ssh.", sshKeys, sshNames)
 	r.list = append(r.list, in.list...)
@@ -206,6 +203,7 @@ var needsRestart = []struct {
 	{"machines_ws_tls", func(s *Settings) string { return s.MachinesTLS }},
 	{"state_dir", func(s *Settings) string { return s.StateDir }},
 	{"socket_group", func(s *Settings) string { return s.SocketGroup }},
+	{"ssh", func(s *Settings) string { return fmt.Sprint(s.SSH) }},
 	{"tokens_file", func(s *Settings) string { return s.TokensFile }},
 	{"default_saltpeter_server_host", func(s *Settings) string { return s.ServerHost }},
 	{"debug", func(s *Settings) string { return fmt.Sprint(s.Debug) }},

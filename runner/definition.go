@@ -62,11 +62,15 @@ func define(set *config.Set, job *config.Job, machines []config.Machine, localSp
 			m.Spool = localSpool
 		}
 		d.Machines[m.Name] = launch.Machine{
-			Name:      m.Name,
-			Transport: transport,
-			SSH:       m.SSH,
-			Sudo:      m.Sudo,
-			Spool:     m.Spool,
+			Name:        m.Name,
+			Transport:   transport,
+			SSH:         m.SSH,
+			Sudo:        m.Sudo,
+			WrapperPath: job.WrapperPath,
+			NoPush:      !m.Push,
+			Tunnel:      m.Tunnel && transport == "ssh",
+			ServerHost:  job.ServerHost,
+			Spool:       m.Spool,
 		}
 	}
 	return d

@@ -163,7 +163,7 @@ func (h *house) start() *house {
 		h.openBook()
 	}
 	h.runner = New(Options{
-		Ledger: h.book, Transports: h.roads, Config: h.set, MachinesURL: func(string) string { return h.url },
+		Ledger: h.book, Transports: h.roads, Config: h.set, MachinesURL: func(launch.Machine) string { return h.url },
 		Log: slog.New(slog.NewTextHandler(h.logs, nil)),
 	})
 	h.runner.tasks.pace = h.pace

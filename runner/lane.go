@@ -172,7 +172,7 @@ func (t *task) order(spec taskSpec, token, cookie string) wire.Order {
 	o := spec.Order
 	o.Version = wire.OrderVersion
 	o.Server = t.ts.o.Ledger.ServerID()
-	o.URL = t.ts.o.MachinesURL(spec.Machine.Transport) + "/task/" + token
+	o.URL = t.ts.o.MachinesURL(spec.Machine) + "/task/" + token
 	if isTLS(o.URL) {
 		o.Pin = t.ts.o.Pin
 	}

@@ -159,7 +159,7 @@ func (r *rig) start() {
 	log := slog.New(slog.NewTextHandler(r.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	h := newHub()
 	r.tasks = newTasks(taskOptions{
-		Ledger: book, Transports: r.roads, MachinesURL: func(string) string { return "ws://" + r.addr }, Log: log, Hub: h,
+		Ledger: book, Transports: r.roads, MachinesURL: func(launch.Machine) string { return "ws://" + r.addr }, Log: log, Hub: h,
 		OnEnd: func(t ledger.Task) {
 			r.mu.Lock()
 			r.ended = append(r.ended, t)

@@ -26,9 +26,9 @@ type Options struct {
 	Ledger     *ledger.Ledger
 	Transports map[string]launch.Transport // by name: local, ssh, salt
 	Config     *config.Set
-	// MachinesURL is the base that wrappers dial ("wss://127.0.0.1:8889"), for a
-	// machine reached by that transport; Pin goes with it.
-	MachinesURL func(transport string) string
+	// MachinesURL is the base that the wrappers of a machine dial
+	// ("wss://127.0.0.1:8889"); Pin goes with it.
+	MachinesURL func(launch.Machine) string
 	Pin         string
 	LocalSpool  string // where wrappers on this machine spool; "" = where they choose
 	Log         *slog.Logger

@@ -41,7 +41,7 @@ type taskSpec struct {
 type taskOptions struct {
 	Ledger      *ledger.Ledger
 	Transports  map[string]launch.Transport
-	MachinesURL func(transport string) string
+	MachinesURL func(launch.Machine) string
 	Pin         string
 	Log         *slog.Logger
 	Hub         *hub

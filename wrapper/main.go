@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"saltpeter/wsx/wire"
 )
 
 // Version is what the wrapper and the whole program call themselves; set by the linker.
@@ -92,7 +94,7 @@ func Main(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int
 		fmt.Fprint(stdout, usage)
 		return exitOK
 	case f.version:
-		fmt.Fprintln(stdout, versionLine())
+		fmt.Fprintf(stdout, "%s\n%s%d\n", versionLine(), wire.OrdersLine, wire.OrderVersion)
 		return exitOK
 	}
 	// The road that started a wrapper may hang up, and who reads its standard

@@ -149,7 +149,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	machines := r.listen("tcp", "127.0.0.1:0")
 	r.runner = runner.New(runner.Options{
 		Ledger: r.book, Transports: map[string]launch.Transport{"local": local}, Config: r.set, Log: log,
-		MachinesURL: func(string) string { return "ws://" + machines.Addr().String() }, LocalSpool: filepath.Join(r.dir, "spool"),
+		MachinesURL: func(launch.Machine) string { return "ws://" + machines.Addr().String() }, LocalSpool: filepath.Join(r.dir, "spool"),
 	})
 	road := wsx.NewServer(wsx.ServerOptions{Handler: r.runner.Handler(), Log: log})
 	if r.tokens, err = OpenTokens(filepath.Join(r.dir, "tokens"), log); err != nil {

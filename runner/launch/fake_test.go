@@ -24,11 +24,7 @@ import (
 // stays. order.Env["FAKE"] makes it misbehave.
 func fakeWrapper() {
 	if slices.Contains(os.Args, "--version") {
-		fmt.Println(wire.FirstLine + "1.2.3")
-		os.Exit(0)
-	}
-	if slices.Contains(os.Args, "--probe") {
-		fmt.Println(wire.FirstLine + "1.2.3\n{\"order_version\":1}")
+		fmt.Printf("%s1.2.3\n%s1\n", wire.FirstLine, wire.OrdersLine)
 		os.Exit(0)
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)

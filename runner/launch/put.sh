@@ -29,6 +29,7 @@ p_all() {
 	p_runs() {
 		p_v=$("$1" wrap --version </dev/null)
 		p_code=$?
+		p_v=${p_v%%"$p_nl"*}
 		case $p_v in 'Saltpeter Wrapper version '*) return 0 ;; esac
 		return 1
 	}
@@ -133,6 +134,8 @@ p_all() {
 	}
 
 	p_uid=$(id -u)
+	p_nl='
+'
 	case $p_op in
 	find) p_find ;;
 	finish) p_finish ;;

@@ -23,3 +23,7 @@ type Identity struct {
 
 // FirstLine is what a wrapper of ours prints first; its version follows.
 const FirstLine = "Saltpeter Wrapper version "
+
+// OrdersLine is what a wrapper of ours says after FirstLine when it is asked for its
+// version: the highest version of Order follows. No other generation says that.
+const OrdersLine = "Takes orders up to version "
