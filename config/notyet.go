@@ -20,8 +20,6 @@ var jobNotYet = []struct {
 	{"splay", func(j *Job) bool { return j.Splay > 0 }, "all machines start at once"},
 	{"notify", func(j *Job) bool { return j.Notify != nil }, "nobody is told"},
 	{"use_wrapper", func(j *Job) bool { return !j.UseWrapper }, "the job runs with its wrapper"},
-	{"wrapper_path", func(j *Job) bool { return j.WrapperPath != "" }, "this program is the wrapper"},
-	{"saltpeter_server_host", func(j *Job) bool { return j.ServerHost != "" }, "wrappers dial the server by its own name"},
 	{"transport", func(j *Job) bool { return j.Transport == "salt" }, "a run fails, and says so"},
 }
 
@@ -39,13 +37,12 @@ func (r *jobReader) notYet(body *value) {
 // settingNotYet are keys of saltpeter_config; for default_transport only its
 // value decides.
 var settingNotYet = map[string]string{
-	"elasticsearch":        "nothing is sent",
-	"elasticsearch_index":  "nothing is sent",
-	"opensearch":           "nothing is sent",
-	"opensearch_index":     "nothing is sent",
-	"adopt_unknown":        "unknown wrappers are refused",
-	"logdir":               "no text log is written; `saltpeter logs` has the output",
-	"default_wrapper_path": "this program is the wrapper",
+	"elasticsearch":       "nothing is sent",
+	"elasticsearch_index": "nothing is sent",
+	"opensearch":          "nothing is sent",
+	"opensearch_index":    "nothing is sent",
+	"adopt_unknown":       "unknown wrappers are refused",
+	"logdir":              "no text log is written; `saltpeter logs` has the output",
 }
 
 var transportNotYet = map[string]string{

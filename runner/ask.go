@@ -49,9 +49,7 @@ func (t *task) ask(ctx context.Context) {
 	if transport != nil {
 		limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 		defer cancel()
-		res, err = transport.Script(limit, m, launch.ScriptRequest{
-			Op: launch.OpCheck, Run: t.id.Run, Task: rec.Cookie, Identity: rec.Identity,
-		})
+		res, err = transport.Script(limit, m, t.question(launch.OpCheck))
 	}
 	if ctx.Err() != nil {
 		return
@@ -191,6 +189,10 @@ func (t *task) neverStarted(rec *ledger.Task) {
 	t.mu.Unlock()
 	if again {
 		t.askAgain()
+		return
+	}
+	if t.older() {
+		t.olderNeverSeen()
 		return
 	}
 	if t.killing() == nil && !rec.Launched.IsZero() && time.Since(rec.Launched) < t.ts.pace.restart && t.plan().Order.Command != "" {

@@ -322,7 +322,7 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 		return launch.ScriptResult{}, errNotNeeded
 	}
 	g, hard := t.patience(k.graceNow(t))
-	rec := t.record()
+	q := t.question(launch.OpKill)
 	t.mu.Lock()
 	signal := k.signal
 	if signal == "" && t.hasSpec {
@@ -331,10 +331,8 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 	t.mu.Unlock()
 	limit, cancel := context.WithTimeout(ctx, g+hard+t.ts.pace.ask)
 	defer cancel()
-	return transport.Script(limit, m, launch.ScriptRequest{
-		Op: launch.OpKill, Run: t.id.Run, Task: rec.Cookie, Identity: rec.Identity,
-		Signal: signal, Grace: g, Hard: hard,
-	})
+	q.Signal, q.Grace, q.Hard = signal, g, hard
+	return transport.Script(limit, m, q)
 }
 
 // scriptFailed takes the news that no answer came. serial is held.
@@ -425,7 +423,7 @@ func (t *task) endByScript(k *killing, r Receipt, res launch.ScriptResult, rec *
 	}
 	e.ExitCode = wire.ExitCode(cause, 0, 0)
 	var events []ledger.Event
-	if rec.Started.IsZero() && rec.Identity == nil && res.Before == 0 {
+	if rec.Started.IsZero() && rec.Identity == nil && res.Before == 0 && !t.older() {
 		e.Reason, e.End.Cause = ledger.ReasonNever, wire.CauseNever
 		r.Outcome = wire.OutcomeNeverStarted
 		events = []ledger.Event{e}

@@ -165,9 +165,9 @@ func (t *task) askOverRoad(ctx context.Context, q request, ans *Answer) {
 	ans.Via = m.Transport
 	limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 	defer cancel()
-	res, err := transport.Script(limit, m, launch.ScriptRequest{
-		Op: launch.Op(q.op), Run: t.id.Run, Task: rec.Cookie, Identity: rec.Identity, Signal: q.signal, Scope: q.scope,
-	})
+	asked := t.question(launch.Op(q.op))
+	asked.Signal, asked.Scope = q.signal, q.scope
+	res, err := transport.Script(limit, m, asked)
 	switch {
 	case err != nil:
 		ans.Error = err.Error()

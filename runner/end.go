@@ -3,7 +3,6 @@ package runner
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"saltpeter/runner/ledger"
@@ -15,11 +14,6 @@ type held struct {
 	message *wire.Message
 	at      time.Time // when it came first
 }
-
-// heldSeq is how long the end of an older wrapper waits for output that was asked
-// for again. Those give up reporting after a minute: then the end would be lost
-// for the sake of its output.
-const heldSeq = 20 * time.Second
 
 // complete takes the end of a task. It is acknowledged when it is durable, with
 // all of its output.
@@ -98,8 +92,10 @@ func (t *task) end(s *session, e ledger.Ended) error {
 		// An older wrapper knows only what it has signalled: look for the rest.
 		t.mu.Lock()
 		k.verify = true
+		cause := k.cause
 		t.mu.Unlock()
 		settles = false
+		events = append(events, t.olderClosing(cause)...)
 	}
 	if !settles {
 		if err := t.apply(events...); err != nil {
@@ -161,25 +157,7 @@ func (t *task) outputReady(s *session, m *wire.Message) (bool, error) {
 		t.after(func() { s.again(length, time.Now()) })
 		return false, nil
 	}
-	if m.Seq == nil {
-		return true, t.wholeText(m, s)
-	}
-	last := int64(-1)
-	if _, err := t.store(func(o *ledger.Output) error { last = o.LastSeq(); return nil }); err != nil {
-		return false, err
-	}
-	if *m.Seq <= last+1 {
-		return true, nil
-	}
-	if h := t.hold(m, noWant); time.Since(h.at) > heldSeq {
-		t.note("\n[some output was not received]\n")
-		return true, nil
-	}
-	expected, received := last+1, *m.Seq
-	t.after(func() {
-		s.send(wire.Message{Type: wire.TypeNack, NackType: wire.NackOutOfOrder, ExpectedSeq: &expected, ReceivedSeq: &received})
-	})
-	return false, nil
+	return t.olderReady(s, m)
 }
 
 // hold keeps an end until its output is there.
@@ -192,24 +170,6 @@ func (t *task) hold(m *wire.Message, length int64) *held {
 	t.held.message = m
 	t.wants.Store(length)
 	return t.held
-}
-
-// wholeText stores the text that the oldest wrappers send with their end, unless
-// it came as output before: that would be twice.
-func (t *task) wholeText(m *wire.Message, s *session) error {
-	t.mu.Lock()
-	seen := t.textSeen
-	t.mu.Unlock()
-	if m.Output == "" || seen || over(t.record().State) {
-		return nil
-	}
-	_, err := t.store(func(o *ledger.Output) error {
-		if o.Length() > 0 {
-			return nil
-		}
-		return o.AppendText(s.at(m), wire.Stdout, []byte(m.Output))
-	})
-	return err
 }
 
 // verdict makes an end of a complete message.
@@ -226,34 +186,6 @@ func (t *task) verdict(m *wire.Message, at time.Time) ledger.Ended {
 	judge(&e)
 	return e
 }
-
-// olderEnd reads the end of a wrapper that says only a code.
-func (t *task) olderEnd(m *wire.Message) wire.End {
-	var end wire.End
-	if m.End != nil {
-		end = *m.End
-	}
-	end.Cause = wire.CauseExit
-	if m.RetCode == nil {
-		return end
-	}
-	if *m.RetCode < 0 {
-		end.RealSignal = -*m.RetCode
-	} else {
-		end.RealCode = m.RetCode
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.kill != nil && !t.kill.settled:
-		end.Cause = t.kill.cause
-	case t.hasSpec && t.spec.Order.Timeout > 0 && strings.HasPrefix(t.closing, timeoutLineStart):
-		end.Cause = wire.CauseTimeout
-	}
-	return end
-}
-
-const timeoutLineStart = "\n[Job exceeded timeout of "
 
 // judge derives state and exit code from an end's cause.
 func judge(e *ledger.Ended) {

@@ -187,7 +187,10 @@ func (t *task) started(res launch.StartResult) {
 	defer t.unlock()
 	now := time.Now()
 	t.mu.Lock()
-	t.starting = false
+	t.starting, t.olderStart = false, res.Older
+	if res.Certainty == launch.Unsure && res.Err != nil {
+		t.startErr = res.Err.Error()
+	}
 	t.quiet = now
 	rec, linked, k := t.rec, t.session != nil, t.kill
 	t.mu.Unlock()

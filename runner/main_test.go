@@ -12,6 +12,9 @@ import (
 // TestMain lets the test binary stand in for the real one where the local
 // transport starts a wrapper.
 func TestMain(m *testing.M) {
+	if os.Getenv(oldRole) != "" {
+		oldMain()
+	}
 	if len(os.Args) > 1 && os.Args[1] == "wrap" {
 		os.Exit(wrapper.Main(os.Args[2:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 	}

@@ -199,7 +199,6 @@ func (s *session) text(m *wire.Message) error {
 	t := s.t
 	at, stream := s.at(m), wire.StreamNumber(m.Stream)
 	t.mu.Lock()
-	t.textSeen = true
 	if stream == wire.Stderr {
 		t.closing = m.Data // the wrapper's own lines come this way, the job's are merged into stdout
 	}

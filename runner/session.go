@@ -305,7 +305,8 @@ func (s *session) start(m *wire.Message) error {
 	if m.Identity != nil && (rec.Identity == nil || !sameIdentity(rec.Identity, m.Identity)) {
 		events = append(events, ledger.Identified{Task: t.id, Identity: *m.Identity, Version: pick(m.Version, rec.Version), Features: features})
 	} else if rec.Identity == nil && m.PID > 0 {
-		events = append(events, ledger.Identified{Task: t.id, Identity: wire.Identity{PID: m.PID, Task: rec.Cookie}, Version: m.Version})
+		events = append(events, ledger.Identified{Task: t.id, Identity: olderIdentity(m.PID), Version: m.Version})
+		t.after(t.learn)
 	} else if rec.Identity != nil && !slices.Equal(rec.Features, features) {
 		events = append(events, ledger.Identified{Task: t.id, Identity: *rec.Identity, Version: rec.Version, Features: features})
 	}

@@ -54,19 +54,20 @@ type task struct {
 	held *held    // a complete that waits for its output
 	asks map[string]chan wire.Report
 
-	checkAt   time.Time // when the other road is asked next; zero: not at all
-	checkWait time.Duration
-	checking  bool
-	roadless  time.Time // since when the other road has not answered either; zero: it does
-	orphan    bool      // the wrapper is dead
-	alive     []LeftProcess
-	timeKnown bool      // it was launched by this server and never paused since
-	thawAt    time.Time // when the server ends a pause that its wrapper cannot end
-	closing   string    // the wrapper's own last line, of those that give no cause
-	fetched   bool      // what a dead wrapper left was fetched
-	doomed    bool      // a kill came while it was queued: it is not launched any more
-	enqueued  bool      // launch was called
-	textSeen  bool      // output frames came, not only the text in complete
+	checkAt    time.Time // when the other road is asked next; zero: not at all
+	checkWait  time.Duration
+	checking   bool
+	roadless   time.Time // since when the other road has not answered either; zero: it does
+	orphan     bool      // the wrapper is dead
+	alive      []LeftProcess
+	timeKnown  bool      // it was launched by this server and never paused since
+	thawAt     time.Time // when the server ends a pause that its wrapper cannot end
+	closing    string    // the wrapper's own last line, of those that give no cause
+	fetched    bool      // what a dead wrapper left was fetched
+	doomed     bool      // a kill came while it was queued: it is not launched any more
+	enqueued   bool      // launch was called
+	olderStart bool      // what was started is a wrapper of an older generation
+	startErr   string    // why it is not known whether it started
 }
 
 // lock takes the task for a change of its state.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -84,7 +85,10 @@ func newConn(ws *websocket.Conn, bufs *buffers, maxText int64) *Conn {
 	})
 	ws.SetPingHandler(func(data string) error {
 		c.touch()
-		return c.pong(data)
+		if err := c.pong(data); err != nil && !hungUp(err) {
+			return err
+		}
+		return nil
 	})
 	return c
 }
@@ -161,15 +165,15 @@ func (c *Conn) readError(err error) error {
 	return fmt.Errorf("cannot read: %w", err)
 }
 
-// Write writes one message; every 64 KiB of it has 10 s. After an error the
-// connection is of no more use, and closed.
+// Write writes one message; every 64 KiB of it has 10 s. After an error nothing more
+// can be written, and the connection is closed; see unwritable.
 func (c *Conn) Write(k Kind, data []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	err := c.write(k, data)
 	if err != nil {
 		err = fmt.Errorf("cannot write: %w", err)
-		c.abort(err)
+		c.unwritable(err)
 		return err
 	}
 	c.wrote()
@@ -263,6 +267,20 @@ func (c *Conn) abort(why error) {
 	c.why.CompareAndSwap(nil, &why)
 	c.closed.Store(true)
 	c.drop()
+}
+
+// unwritable ends a connection that cannot be written to. If the other side has
+// hung up, what it said before that may still lie here unread: the oldest wrappers
+// tell how their job ended and close at once, and never say it again. The reader
+// takes that and then comes to the end by itself.
+func (c *Conn) unwritable(err error) {
+	if !hungUp(err) {
+		c.abort(err)
+	}
+}
+
+func hungUp(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // drop closes what lies under TLS, since TLS would wait for room to say goodbye.

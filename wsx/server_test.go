@@ -420,3 +420,66 @@ func (d dribble) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// Who says all and closes at once is heard to the end, whatever of ours could not be
+// written to it any more.
+func TestHungUpIsHeardToTheEnd(t *testing.T) {
+	release, last := make(chan struct{}), make(chan string, 1)
+	h := &talker{release: release, last: last}
+	s := NewServer(ServerOptions{Handler: h})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(ln) }()
+	defer func() {
+		if err := s.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		<-served
+	}()
+	c, err := Dial(t.Context(), DialOptions{URL: "ws://" + ln.Addr().String() + "/task/secret", Timeout: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{wire.TypeConnect, wire.TypeStart, wire.TypeComplete} {
+		if err := c.Send(&wire.Message{Type: kind}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Close("said all")
+	close(release)
+	select {
+	case kind := <-last:
+		if kind != wire.TypeComplete {
+			t.Errorf("the last that was heard is %q", kind)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not come to the end")
+	}
+}
+
+// talker answers at length, once it is released.
+type talker struct {
+	release chan struct{}
+	last    chan string
+	c       *Conn
+	heard   string
+}
+
+func (h *talker) Connect(context.Context, Claim) (Session, error)      { return h, nil }
+func (h *talker) Order(context.Context, Claim, string) ([]byte, error) { return nil, ErrUnknownToken }
+func (h *talker) Open(c *Conn)                                         { h.c = c }
+func (h *talker) Output(int64, byte, []byte) error                     { return nil }
+func (h *talker) Closed(error)                                         { h.last <- h.heard }
+func (h *talker) Message(m *wire.Message) error {
+	<-h.release
+	h.heard = m.Type
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if h.c.Send(&wire.Message{Type: wire.TypeAck, AckType: m.Type}) != nil {
+			break // it has hung up
+		}
+	}
+	return nil
+}

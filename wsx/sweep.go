@@ -46,7 +46,7 @@ func (s *Server) look(c *Conn) time.Duration {
 	}
 	if c.quiet() >= interval || idle >= interval {
 		if err := c.tryPing(); err != nil {
-			c.abort(err)
+			c.unwritable(err)
 		}
 	}
 	return s.o.Silence - idle

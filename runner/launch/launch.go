@@ -54,6 +54,7 @@ type StartResult struct {
 	Certainty Certainty
 	Version   string
 	Identity  *wire.Identity
+	Older     bool  // its wrapper is of an older generation: its start message names a PID, and no identity comes here
 	Err       error // why, unless Started. errors.Is(err, ErrUnreachable) tells the two 255s apart
 }
 

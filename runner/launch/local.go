@@ -28,6 +28,7 @@ type local struct {
 	exeErr  error
 	self    bool // exe was found by os.Executable
 	nursery *nursery
+	probes  probes
 
 	mu     sync.Mutex
 	closed bool
@@ -73,6 +74,13 @@ func (l *local) Start(ctx context.Context, m Machine, order []byte) StartResult 
 	defer l.calls.Done()
 	if err := ctx.Err(); err != nil {
 		return certainlyNot(fmt.Errorf("cannot start the wrapper: %w", err))
+	}
+	found, err := l.generation(ctx, m)
+	if err != nil {
+		return certainlyNot(err)
+	}
+	if found.older {
+		return l.startOlder(ctx, m, order, found)
 	}
 	p, err := newPipes()
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"saltpeter/wsx/wire"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -42,7 +44,8 @@ func TestLocalCannotExecute(t *testing.T) {
 // The machine's own wrapper is taken where its entry names one.
 func TestLocalWrapperPath(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wrapper")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\necho \"mine: $*\" >&2\nexit 3\n"), 0o755); err != nil {
+	script := "#!/bin/sh\n[ \"$2\" = --version ] && { echo '" + wire.FirstLine + "9'; echo '" + wire.OrdersLine + "1'; exit; }\necho \"mine: $*\" >&2\nexit 3\n"
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	tr := NewLocal(LocalOptions{})

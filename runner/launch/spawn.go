@@ -146,6 +146,18 @@ func (c *child) collect() bool {
 	}
 }
 
+// end kills a child that is of no more use. The PID cannot be another's by then: the
+// pidfd, which is open while the child is among the kids, names this very process.
+func (n *nursery) end(c *child) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, there := n.kids[c]; there && c.pidfd != nil {
+		if conn, err := c.pidfd.SyscallConn(); err == nil {
+			conn.Control(func(fd uintptr) { unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
+		}
+	}
+}
+
 // close gives all children up and waits for the goroutines only.
 func (n *nursery) close() {
 	n.mu.Lock()

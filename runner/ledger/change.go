@@ -117,8 +117,8 @@ func started(t *Task, e Started) {
 	if t.Started.IsZero() {
 		t.Started = utc(e.At)
 	}
-	if t.Identity == nil && e.PID > 0 { // an older wrapper's whole identity
-		t.Identity = &wire.Identity{PID: e.PID, Task: t.Cookie}
+	if t.Identity == nil && e.PID > 0 { // an older wrapper's whole identity: its job carries no cookie
+		t.Identity = &wire.Identity{PID: e.PID}
 	}
 	found(t, t.State)
 }
