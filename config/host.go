@@ -4,9 +4,38 @@ import (
 	"bufio"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 )
+
+// HostName is what this machine is called where nobody configured machines.
+func HostName() string { return thisHost().Name }
+
+// HostZone is the time zone of the machine whose files lie below root, as its
+// cron goes by it. "" where it cannot be told by name.
+func HostZone(root string) string {
+	localtime := filepath.Join(root, "etc/localtime")
+	if target, err := os.Readlink(localtime); err == nil {
+		if _, zone, ok := strings.Cut(target, "zoneinfo/"); ok && knownZone(zone) {
+			return zone
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(root, "etc/timezone")); err == nil {
+		if zone := strings.TrimSpace(string(data)); knownZone(zone) {
+			return zone
+		}
+	}
+	if _, err := os.Lstat(localtime); os.IsNotExist(err) {
+		return "UTC" // what the C library takes then
+	}
+	return ""
+}
+
+func knownZone(name string) bool {
+	_, err := loadZone(name)
+	return err == nil
+}
 
 // thisHost describes the machine that the server runs on, as it is when there is
 // no inventory: one machine, reached locally, with the grains that people select
