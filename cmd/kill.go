@@ -206,12 +206,8 @@ func (a *app) receiptText(r runner.Receipt) string {
 		paint = red
 	}
 	parts := []string{printable(r.Machine), a.colour(paint, outcome)}
-	if r.Via != "" && r.Outcome != wire.OutcomeAlive {
-		via := "via " + r.Via
-		if r.WebsocketLost > 0 {
-			via += fmt.Sprintf(" (websocket lost %s ago)", span(time.Duration(r.WebsocketLost*float64(time.Second))))
-		}
-		parts = append(parts, via)
+	if road := roadText(r); road != "" {
+		parts = append(parts, road)
 	}
 	switch r.Phase {
 	case wire.PhaseTerm:
@@ -250,6 +246,21 @@ func (a *app) receiptText(r runner.Receipt) string {
 		parts = append(parts, "the kill stands and will be carried on")
 	}
 	return strings.Join(parts, "  ")
+}
+
+// roadText is the road that answered, or that none did.
+func roadText(r runner.Receipt) string {
+	lost := ""
+	if r.WebsocketLost > 0 {
+		lost = fmt.Sprintf(" (websocket lost %s ago)", span(time.Duration(r.WebsocketLost*float64(time.Second))))
+	}
+	switch {
+	case r.Via != "" && r.Outcome != wire.OutcomeAlive:
+		return "via " + r.Via + lost
+	case r.Via == "" && r.Outcome == wire.OutcomeUnreachable:
+		return "no road" + lost
+	}
+	return ""
 }
 
 func orDefault(s, otherwise string) string {

@@ -98,6 +98,7 @@ func (a *app) runJob(ctx context.Context, job string, q api.RunRequest, follow, 
 	} else {
 		a.sayEnd(*run)
 	}
+	a.sayLeftovers(*run)
 	if mirror {
 		return quiet(mirrored(*run))
 	}
@@ -110,6 +111,16 @@ func (a *app) sayEnd(run ledger.Run) {
 	for _, t := range run.Tasks {
 		if t.Reason != "" && t.State != ledger.Succeeded {
 			a.say("%s: %s", printable(t.Machine), printable(t.Reason))
+		}
+	}
+}
+
+// sayLeftovers says what outlives a run that has ended: a code alone would let
+// people believe that it is all over.
+func (a *app) sayLeftovers(run ledger.Run) {
+	for _, t := range run.Tasks {
+		if t.Leftover > 0 {
+			a.say("%s: leftover=%d: still alive after its end; `saltpeter kill %s` ends that", printable(t.Machine), t.Leftover, printable(run.ID))
 		}
 	}
 }

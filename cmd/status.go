@@ -153,6 +153,9 @@ func marks(t runner.TaskStatus, now time.Time) []string {
 	if t.Disconnected {
 		m = append(m, "disconnected since "+clock(t.LastContact, now))
 	}
+	if t.StartUnsure != "" {
+		m = append(m, "not known whether it started, the machine is asked: "+t.StartUnsure)
+	}
 	if t.Overdue {
 		m = append(m, "overdue")
 	}
@@ -207,6 +210,9 @@ func (a *app) runTable(w io.Writer, r ledger.Run, live []runner.TaskStatus, now 
 		notes := []string{}
 		if t.Reason != "" {
 			notes = append(notes, t.Reason)
+		}
+		if t.Leftover > 0 {
+			notes = append(notes, fmt.Sprintf("leftover=%d", t.Leftover))
 		}
 		for _, l := range live {
 			if l.TaskID == t.TaskID {

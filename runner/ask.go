@@ -35,14 +35,15 @@ func (t *task) ask(ctx context.Context) {
 		t.checking = false
 		t.mu.Unlock()
 	}()
-	if !t.ts.checks.take(ctx) {
+	transport, m := t.road()
+	give, ok := t.ts.checks.take(ctx, m, &t.ts.reach)
+	if !ok {
 		return
 	}
-	defer t.ts.checks.give()
+	defer give()
 	t.mu.Lock()
 	t.checkAt = time.Time{}
 	t.mu.Unlock()
-	transport, m := t.road()
 	rec := t.record()
 	var res launch.ScriptResult
 	err := launch.ErrNoTransport
@@ -50,6 +51,7 @@ func (t *task) ask(ctx context.Context) {
 		limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 		defer cancel()
 		res, err = transport.Script(limit, m, t.question(launch.OpCheck))
+		t.ts.tried(ctx, m, err)
 	}
 	if ctx.Err() != nil {
 		return
@@ -75,9 +77,6 @@ func (t *task) noRoad(err error) {
 	defer t.unlock()
 	now := time.Now()
 	t.mu.Lock()
-	if t.roadless.IsZero() {
-		t.roadless = now
-	}
 	lostAfter := t.ts.pace.lostAfter
 	if t.hasSpec && t.spec.LostAfter > 0 {
 		lostAfter = t.spec.LostAfter
@@ -100,7 +99,6 @@ func (t *task) noRoad(err error) {
 // asked takes what the machine says of a task that has not ended.
 func (t *task) asked(ctx context.Context, res launch.ScriptResult) {
 	t.mu.Lock()
-	t.roadless = time.Time{}
 	t.orphan = !res.WrapperAlive
 	t.mu.Unlock()
 	rec := t.record()
@@ -195,10 +193,7 @@ func (t *task) neverStarted(rec *ledger.Task) {
 		t.olderNeverSeen()
 		return
 	}
-	if t.killing() == nil && !rec.Launched.IsZero() && time.Since(rec.Launched) < t.ts.pace.restart && t.plan().Order.Command != "" {
-		t.mu.Lock()
-		t.unsure = 0
-		t.mu.Unlock()
+	if t.killing() == nil && !rec.Launched.IsZero() && time.Since(rec.Launched) < t.ts.pace.restart && t.plan().Order.Command != "" && t.mayRestart() {
 		t.log().Info("it never started: it is started now")
 		t.ts.enqueue(t)
 		return
@@ -208,10 +203,36 @@ func (t *task) neverStarted(rec *ledger.Task) {
 	if rec := t.record(); over(rec.State) || !rec.Started.IsZero() || t.link() != nil {
 		return
 	}
-	if err := t.fail(ledger.LaunchFailed, "it is not known to have started, and nothing of it was found on the machine"); err != nil {
+	t.mu.Lock()
+	why := neverSeen
+	if t.restarts > 0 {
+		why += fmt.Sprintf(", after %d starts", t.restarts+1)
+	}
+	if t.startErr != "" {
+		why += ": " + t.startErr
+	}
+	t.mu.Unlock()
+	if err := t.fail(ledger.LaunchFailed, why); err != nil {
 		t.log().Error("cannot record that the launch failed", "err", err)
 		t.askAgain()
 	}
+}
+
+const neverSeen = "it is not known to have started, and nothing of it was found on the machine"
+
+// mostRestarts bounds how often one server repeats a start that came to nothing
+// and did not say why: what is no wrapper will be none the next time either.
+const mostRestarts = 2
+
+func (t *task) mayRestart() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.restarts >= mostRestarts {
+		return false
+	}
+	t.restarts++
+	t.unsure = 0
+	return true
 }
 
 // endFromRecord records the true end that the wrapper left on the machine.
@@ -243,6 +264,7 @@ func (t *task) endByCheck(e ledger.Ended, note string) {
 	if note != "" {
 		events = append(events, t.noteEvent(note))
 	}
+	events = append(events, t.whyNot(&e)...)
 	if err := t.apply(events...); err != nil {
 		if !errors.Is(err, ledger.ErrUnlawful) {
 			t.log().Error("cannot record the end", "err", err)

@@ -122,6 +122,9 @@ func (t *task) next(k *killing, now time.Time) (step, time.Duration, *session) {
 	case s != nil && !k.heardAt.IsZero() && now.Before(k.heardAt.Add(g+hard+p.answer)):
 		until = k.heardAt.Add(g + hard + p.answer)
 	default:
+		if s != nil && k.sentOn == s && k.heardAt.IsZero() {
+			t.deaf = s
+		}
 		return t.script(k, now)
 	}
 	return stepWait, until.Sub(now), nil
@@ -242,12 +245,9 @@ func (t *task) scriptKill(ctx context.Context, k *killing) {
 	}
 	transport, m := t.road()
 	if err != nil {
-		t.scriptFailed(k, m, err, transport == nil)
+		t.scriptFailed(k, err, transport == nil)
 		return
 	}
-	t.mu.Lock()
-	t.roadless = time.Time{}
-	t.mu.Unlock()
 	r := t.receipt(k, res.Outcome, m.Transport)
 	r.Phase, r.Proof, r.Reason, r.ProcessesBefore = res.Phase, res.Proof, res.Reason, res.Before
 	r.Left, r.Alive = leftProcesses(res.Left), res.Alive
@@ -308,16 +308,11 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 	if transport == nil {
 		return launch.ScriptResult{}, fmt.Errorf("cannot reach machines by %q: %w", m.Transport, launch.ErrNoTransport)
 	}
-	// Scripts on this machine share its processors with the jobs and with us: many
-	// at once would make wrappers late to answer, and call for yet more scripts.
-	places := t.ts.scripts
-	if m.Transport == "local" {
-		places = t.ts.localScripts
-	}
-	if !places.take(ctx) {
+	give, ok := t.ts.scripts.take(ctx, m, &t.ts.reach)
+	if !ok {
 		return launch.ScriptResult{}, ctx.Err()
 	}
-	defer places.give()
+	defer give()
 	if !t.needsScript(k, time.Now()) {
 		return launch.ScriptResult{}, errNotNeeded
 	}
@@ -332,15 +327,14 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 	limit, cancel := context.WithTimeout(ctx, g+hard+t.ts.pace.ask)
 	defer cancel()
 	q.Signal, q.Grace, q.Hard = signal, g, hard
-	return transport.Script(limit, m, q)
+	res, err := transport.Script(limit, m, q)
+	t.ts.tried(ctx, m, err)
+	return res, err
 }
 
 // scriptFailed takes the news that no answer came. serial is held.
-func (t *task) scriptFailed(k *killing, m launch.Machine, err error, noRoad bool) {
+func (t *task) scriptFailed(k *killing, err error, noRoad bool) {
 	t.mu.Lock()
-	if t.roadless.IsZero() {
-		t.roadless = time.Now()
-	}
 	verify := k.verify
 	t.mu.Unlock()
 	if verify {
@@ -358,7 +352,7 @@ func (t *task) scriptFailed(k *killing, m launch.Machine, err error, noRoad bool
 	if errors.Is(err, launch.ErrUnreachable) || noRoad || errors.Is(err, launch.ErrNoTransport) {
 		outcome = wire.OutcomeUnreachable
 	}
-	r := t.receipt(k, outcome, m.Transport)
+	r := t.receipt(k, outcome, "") // nobody has answered
 	r.Error = err.Error()
 	t.delay(k, t.ts.pace.retry)
 	t.settle(k, r, false)

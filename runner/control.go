@@ -144,6 +144,12 @@ func (t *task) askOverLink(ctx context.Context, q request, ans *Answer) error {
 		}
 		return nil
 	case <-limit.C:
+		t.mu.Lock()
+		if t.session == s {
+			t.deaf = s
+		}
+		t.mu.Unlock()
+		t.changed()
 		return fmt.Errorf("no answer within %s", t.ts.pace.answer)
 	case <-ctx.Done():
 		return ctx.Err()
@@ -162,16 +168,18 @@ func (t *task) askOverRoad(ctx context.Context, q request, ans *Answer) {
 		ans.Error = "it is still being launched"
 		return
 	}
-	ans.Via = m.Transport
 	limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 	defer cancel()
 	asked := t.question(launch.Op(q.op))
 	asked.Signal, asked.Scope = q.signal, q.scope
 	res, err := transport.Script(limit, m, asked)
-	switch {
-	case err != nil:
+	t.ts.tried(ctx, m, err)
+	if err != nil {
 		ans.Error = err.Error()
 		return
+	}
+	ans.Via = m.Transport
+	switch {
 	case res.Outcome == wire.OutcomeGone:
 		ans.Error = "nothing of it is left"
 		return

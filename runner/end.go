@@ -86,6 +86,7 @@ func (t *task) end(s *session, e ledger.Ended) error {
 	if e.End.Leftover > 0 {
 		events = append(events, ledger.LeftoverNow{Task: t.id, Count: e.End.Leftover})
 	}
+	events = append(events, t.whyNot(&e)...)
 	k := t.killing()
 	settles := k != nil && e.End.Leftover == 0
 	if settles && s != nil && !s.has(wire.FeatureReport) {
@@ -114,6 +115,15 @@ func (t *task) end(s *session, e ledger.Ended) error {
 	return nil
 }
 
+// whyNot is the note that tells in the output why nothing was started: there is no
+// other output that could. serial is held.
+func (t *task) whyNot(e *ledger.Ended) []ledger.Event {
+	if e.End.Cause != wire.CauseLaunch || e.Reason == "" {
+		return nil
+	}
+	return []ledger.Event{t.noteEvent(e.Reason + "\n")}
+}
+
 // logCompleted says in the server's log what the existing program says there.
 func (t *task) logCompleted() {
 	rec := t.record()
@@ -122,6 +132,9 @@ func (t *task) logCompleted() {
 
 // amend fills in what an end that came by another road lacks. serial is held.
 func (t *task) amend(e ledger.Ended) error {
+	if knowsNothing(&e.End) {
+		return nil // it must not take the place of somebody who knows
+	}
 	rec := t.record()
 	known := rec.End != nil && (rec.End.RealCode != nil || rec.End.RealSignal != 0)
 	if rec.Amended || known && rec.State != ledger.Unknown {
@@ -143,6 +156,11 @@ func (t *task) amend(e ledger.Ended) error {
 		t.log().Info("its wrapper came back and told how it ended", "exit_code", e.ExitCode)
 	}
 	return err
+}
+
+// knowsNothing reports whether an end only says that nobody saw it.
+func knowsNothing(e *wire.End) bool {
+	return e.Cause == wire.CauseLost && e.RealCode == nil && e.RealSignal == 0
 }
 
 // outputReady reports whether all output that belongs to an end is stored. If

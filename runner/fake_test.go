@@ -22,12 +22,27 @@ type fakeRoad struct {
 	starts int
 	asks   []launch.ScriptRequest
 	onAsk  func(launch.ScriptRequest) (launch.ScriptResult, error)
+	onCall func(context.Context, launch.Machine) error // before either: the network
 	onGo   func(wire.Order) launch.StartResult
 }
 
 func newFakeRoad() *fakeRoad { return &fakeRoad{orders: map[string]wire.Order{}} }
 
-func (f *fakeRoad) Start(_ context.Context, _ launch.Machine, order []byte) launch.StartResult {
+// call plays the network on the way to a machine.
+func (f *fakeRoad) call(ctx context.Context, m launch.Machine) error {
+	f.mu.Lock()
+	on := f.onCall
+	f.mu.Unlock()
+	if on == nil {
+		return nil
+	}
+	return on(ctx, m)
+}
+
+func (f *fakeRoad) Start(ctx context.Context, m launch.Machine, order []byte) launch.StartResult {
+	if err := f.call(ctx, m); err != nil {
+		return launch.StartResult{Certainty: launch.CertainlyNot, Err: err}
+	}
 	var o wire.Order
 	if err := json.Unmarshal(order, &o); err != nil {
 		return launch.StartResult{Certainty: launch.CertainlyNot, Err: err}
@@ -43,7 +58,10 @@ func (f *fakeRoad) Start(_ context.Context, _ launch.Machine, order []byte) laun
 	return launch.StartResult{Certainty: launch.Started}
 }
 
-func (f *fakeRoad) Script(_ context.Context, _ launch.Machine, q launch.ScriptRequest) (launch.ScriptResult, error) {
+func (f *fakeRoad) Script(ctx context.Context, m launch.Machine, q launch.ScriptRequest) (launch.ScriptResult, error) {
+	if err := f.call(ctx, m); err != nil {
+		return launch.ScriptResult{}, err
+	}
 	f.mu.Lock()
 	f.asks = append(f.asks, q)
 	on := f.onAsk

@@ -234,7 +234,11 @@ func (t *task) killFor(ctx context.Context, a Actor, o KillOptions) (Receipt, bo
 	case <-limit.C:
 		r := t.receipt(k, wire.OutcomeUnknown, "")
 		r.Pending = true
-		r.Error = pick(r.Error, "no answer yet: the kill stands and is carried on")
+		r.Error = pick(r.Error, noAnswerYet)
+		t.mu.Lock()
+		k.why = pick(k.why, noAnswerYet)
+		t.mu.Unlock()
+		t.changed()
 		return r, true
 	case <-ctx.Done():
 		return Receipt{}, false
@@ -356,6 +360,16 @@ func (t *task) withdraw(a Actor) Receipt {
 	return r
 }
 
+const noAnswerYet = "no answer yet"
+
+// hears notes that a connection brings answers to what was sent over it. The lock
+// is held.
+func (t *task) hears(s *session) {
+	if t.deaf == s {
+		t.deaf = nil
+	}
+}
+
 // killHeard takes the word that a kill message arrived.
 func (t *task) killHeard(s *session, _ string) {
 	k := t.killing()
@@ -366,6 +380,7 @@ func (t *task) killHeard(s *session, _ string) {
 	if k.sentOn == s && k.heardAt.IsZero() {
 		k.heardAt = time.Now()
 	}
+	t.hears(s)
 	t.mu.Unlock()
 	k.look()
 }

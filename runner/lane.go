@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"saltpeter/runner/launch"
@@ -13,11 +14,14 @@ import (
 )
 
 // lane is where the tasks of one transport wait for their launch: so many are
-// started at a time, in the order in which they came. It has goroutines only
-// while somebody waits. Its fields belong to tasks.mu.
+// started at a time, in the order in which they came. Machines that did not answer
+// last time have a lane of their own, since each start there may last until its
+// deadline. It has goroutines only while somebody waits. Its fields belong to
+// tasks.mu.
 type lane struct {
 	waiting []*task
 	busy    int
+	on      map[string]int // machines that are being launched on, and how often; nil: that is no matter
 }
 
 // launchesAtOnce is how many starts of one transport are under way together.
@@ -25,13 +29,21 @@ func launchesAtOnce(transport string) int {
 	if transport == "local" {
 		return max(4, 4*runtime.NumCPU())
 	}
-	return 32
+	return 128
 }
+
+const (
+	launchesToSilent = 16 // on machines that did not answer
+	launchesEach     = 8  // on one machine: sshd takes about ten commands on one connection
+)
 
 // enqueue gives a task its place in the lane of its transport.
 func (ts *tasks) enqueue(t *task) {
 	_, machine := t.road()
-	name := machine.Transport
+	name, most := machine.Transport, launchesAtOnce(machine.Transport)
+	if ts.reach.state(wayTo(machine)) == fails {
+		name, most = name+" to silent machines", launchesToSilent
+	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	t.mu.Lock()
@@ -43,10 +55,13 @@ func (ts *tasks) enqueue(t *task) {
 	l := ts.lanes[name]
 	if l == nil {
 		l = &lane{}
+		if machine.Transport != "local" {
+			l.on = map[string]int{}
+		}
 		ts.lanes[name] = l
 	}
 	l.waiting = append(l.waiting, t)
-	if l.busy < launchesAtOnce(name) {
+	if l.busy < most {
 		l.busy++
 		ts.wg.Go(func() { ts.work(l) })
 	}
@@ -56,16 +71,46 @@ func (ts *tasks) enqueue(t *task) {
 func (ts *tasks) work(l *lane) {
 	for {
 		ts.mu.Lock()
-		if len(l.waiting) == 0 || ts.closed {
+		t := l.next()
+		if t == nil || ts.closed {
 			l.busy--
 			ts.mu.Unlock()
 			return
 		}
-		t := l.waiting[0]
-		l.waiting[0] = nil
-		l.waiting = l.waiting[1:]
 		ts.mu.Unlock()
 		t.launch(ts.life)
+		ts.mu.Lock()
+		l.done(t)
+		ts.mu.Unlock()
+	}
+}
+
+// next takes the first task whose machine has room; nil if there is none. Who
+// launches on a machine without room comes back for what waits for it. The lock of
+// tasks is held.
+func (l *lane) next() *task {
+	for i, t := range l.waiting {
+		if l.on == nil {
+			l.waiting[0] = nil
+			l.waiting = l.waiting[1:]
+			return t
+		}
+		if l.on[t.id.Machine] < launchesEach {
+			l.on[t.id.Machine]++
+			l.waiting = slices.Delete(l.waiting, i, i+1)
+			return t
+		}
+	}
+	return nil
+}
+
+// done gives the machine's room back. The lock of tasks is held.
+func (l *lane) done(t *task) {
+	if l.on == nil {
+		return
+	}
+	if l.on[t.id.Machine]--; l.on[t.id.Machine] == 0 {
+		delete(l.on, t.id.Machine)
 	}
 }
 
@@ -85,7 +130,15 @@ func (t *task) launch(ctx context.Context) {
 	}
 	startCtx, cancel := lingering(ctx, t.ts.pace.start)
 	defer cancel()
-	t.started(transport.Start(startCtx, machine, order))
+	res := transport.Start(startCtx, machine, order)
+	switch {
+	case res.Certainty == launch.CertainlyNot && errors.Is(res.Err, launch.ErrUnreachable):
+		t.ts.tried(startCtx, machine, res.Err)
+	case res.Certainty == launch.Started, res.Certainty == launch.CertainlyNot && startCtx.Err() == nil &&
+		!errors.Is(res.Err, launch.ErrClosed):
+		t.ts.tried(startCtx, machine, nil) // whatever it said, the machine has answered
+	}
+	t.started(res)
 }
 
 // lingering is a context for what should not be cut at once when the server
@@ -187,7 +240,7 @@ func (t *task) started(res launch.StartResult) {
 	defer t.unlock()
 	now := time.Now()
 	t.mu.Lock()
-	t.starting, t.olderStart = false, res.Older
+	t.starting, t.olderStart, t.startErr = false, res.Older, ""
 	if res.Certainty == launch.Unsure && res.Err != nil {
 		t.startErr = res.Err.Error()
 	}
@@ -211,6 +264,7 @@ func (t *task) started(res launch.StartResult) {
 		t.failedStart(res.Err)
 	default:
 		t.log().Warn("it is not known whether it started", "err", res.Err)
+		t.after(t.changed)
 		if !linked {
 			t.askLater(now.Add(t.ts.pace.recheck))
 		}

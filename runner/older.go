@@ -56,10 +56,11 @@ func (t *task) learn() {
 	}
 	t.ts.spawn(func() {
 		ctx := t.ts.life
-		if !t.ts.checks.take(ctx) {
+		give, ok := t.ts.checks.take(ctx, m, &t.ts.reach)
+		if !ok {
 			return
 		}
-		defer t.ts.checks.give()
+		defer give()
 		rec := t.record()
 		if over(rec.State) || rec.Identity == nil || rec.Identity.BootID != "" {
 			return
@@ -67,6 +68,7 @@ func (t *task) learn() {
 		limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 		defer cancel()
 		res, err := transport.Script(limit, m, t.question(launch.OpCheck))
+		t.ts.tried(ctx, m, err)
 		if err != nil {
 			t.log().Debug("cannot look who an older wrapper's process is", "err", err)
 			return

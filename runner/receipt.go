@@ -52,6 +52,7 @@ const (
 const (
 	roadWebSocket = "websocket"
 	roadNone      = "none"
+	roadUntried   = "?" // behind a transport's name: this server has not tried it yet
 )
 
 // receipt begins one for this kill.

@@ -17,6 +17,11 @@ func (s *session) report(m *wire.Message) error {
 	t := s.t
 	t.lock()
 	defer t.unlock()
+	if m.Report.Op != "leftover" { // which is news, and no answer to anything
+		t.mu.Lock()
+		t.hears(s)
+		t.mu.Unlock()
+	}
 	var err error
 	switch m.Report.Op {
 	case "kill":

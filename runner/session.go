@@ -125,9 +125,9 @@ func (s *session) touch() error {
 		return errReplaced
 	}
 	t.contact, t.quiet = now, now
-	t.checkAt, t.roadless, t.orphan, t.unsure = time.Time{}, time.Time{}, false, 0
+	t.checkAt, t.orphan, t.unsure = time.Time{}, false, 0
 	wasCut := t.cut
-	t.cut = false
+	t.cut, t.startErr = false, ""
 	lost := t.rec.State == ledger.Lost
 	k := t.kill
 	t.mu.Unlock()

@@ -57,8 +57,7 @@ type task struct {
 	checkAt    time.Time // when the other road is asked next; zero: not at all
 	checkWait  time.Duration
 	checking   bool
-	roadless   time.Time // since when the other road has not answered either; zero: it does
-	orphan     bool      // the wrapper is dead
+	orphan     bool // the wrapper is dead
 	alive      []LeftProcess
 	timeKnown  bool      // it was launched by this server and never paused since
 	thawAt     time.Time // when the server ends a pause that its wrapper cannot end
@@ -68,6 +67,10 @@ type task struct {
 	enqueued   bool      // launch was called
 	olderStart bool      // what was started is a wrapper of an older generation
 	startErr   string    // why it is not known whether it started
+	textSeen   bool      // output frames came, not only the text in complete
+
+	deaf     *session // the connection that carried an order and brought no answer in time
+	restarts int      // how often a start was repeated that had come to nothing
 }
 
 // lock takes the task for a change of its state.
@@ -227,15 +230,28 @@ func (t *task) status(now time.Time) TaskStatus {
 		s.KillPending = k.why
 	}
 	s.Alive = t.alive
-	switch {
-	case t.session != nil && !s.Disconnected:
-		s.Road = roadWebSocket
-	case t.ts.o.Transports[t.rec.Transport] != nil && t.roadless.IsZero():
-		s.Road = t.rec.Transport
-	default:
-		s.Road = roadNone
-	}
+	s.StartUnsure = t.startErr
+	s.Road = t.roadNow(s.Disconnected)
 	return s
+}
+
+// roadNow is how the task can be reached, as far as is known: a road is named only
+// if it answered when it was last tried. The lock is held.
+func (t *task) roadNow(disconnected bool) string {
+	if t.session != nil && t.session != t.deaf && !disconnected {
+		return roadWebSocket
+	}
+	w := way{t.rec.Transport, t.id.Machine}
+	if t.ts.o.Transports[w.transport] == nil {
+		return roadNone
+	}
+	switch t.ts.reach.state(w) {
+	case answers:
+		return w.transport
+	case untried:
+		return w.transport + roadUntried
+	}
+	return roadNone
 }
 
 // overdue reports whether timeout, grace and hard limit have passed. The lock is

@@ -74,10 +74,10 @@ type tasks struct {
 	write context.Context // of the ledger: what must be recorded is recorded
 	wg    sync.WaitGroup
 
-	scripts      slots // kills over the other road
-	localScripts slots // those on this machine
-	turns        slots // kills on this machine over the connection
-	checks       slots // questions over the other road
+	reach   reach
+	turns   slots   // kills on this machine over the connection
+	scripts *places // kills over the other road
+	checks  *places // questions over the other road
 
 	mu     sync.Mutex
 	closed bool
@@ -92,8 +92,11 @@ func newTasks(o taskOptions) *tasks {
 	ts := &tasks{
 		o: o, pace: defaultPace,
 		all: map[ledger.TaskID]*task{}, byJob: map[string]map[ledger.TaskID]*task{},
-		lanes:   map[string]*lane{},
-		scripts: make(slots, 64), localScripts: make(slots, 4), turns: make(slots, killsAtOnce()), checks: make(slots, 16),
+		lanes: map[string]*lane{},
+		// Scripts on this machine share its processors with the jobs and with us: many
+		// at once would make wrappers late to answer, and call for yet more scripts.
+		// Of others sshd takes about ten commands on one connection.
+		scripts: newPlaces(4, 256, 32, 8), turns: make(slots, killsAtOnce()), checks: newPlaces(16, 64, 16, 4),
 	}
 	ts.life, ts.stop = context.WithCancel(context.Background())
 	ts.write = context.WithoutCancel(ts.life)
