@@ -3,9 +3,10 @@ package sshx
 import (
 	"context"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
-	"net"
+	"os/user"
+	"sync"
 	"time"
 )
 
@@ -17,7 +18,10 @@ type Options struct {
 	KnownHosts    string   // "" = ssh_config's, else ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts
 	Config        string   // an ssh_config; "" = ~/.ssh/config, then /etc/ssh/ssh_config
 
-	Concurrency  int // handshakes at once over everything; 0 = 64
+	// Concurrency is how many handshakes are computed at once over everything; 0 = 64.
+	// What waits for a silent machine and what runs takes no place: a kill must not
+	// stand in a queue behind either.
+	Concurrency  int
 	DialsPerHost int // unauthenticated dials at a time per destination and per jump host; 0 = 8 (sshd's MaxStartups begins to drop at 10)
 	Sessions     int // sessions at a time on one connection; 0 = 8 (sshd's MaxSessions is 10); fewer where the far side refuses
 
@@ -29,92 +33,114 @@ type Options struct {
 	Log *slog.Logger // nil = nowhere
 }
 
+func (o Options) withDefaults() Options {
+	for _, d := range []struct {
+		n     *int
+		value int
+	}{{&o.Port, 22}, {&o.Concurrency, 64}, {&o.DialsPerHost, 8}, {&o.Sessions, 8}} {
+		if *d.n <= 0 {
+			*d.n = d.value
+		}
+	}
+	for _, d := range []struct {
+		n     *time.Duration
+		value time.Duration
+	}{{&o.ConnectTimeout, 10 * time.Second}, {&o.HandshakeTimeout, 10 * time.Second}, {&o.KeepAlive, 10 * time.Second}, {&o.Idle, 5 * time.Minute}} {
+		if *d.n <= 0 {
+			*d.n = d.value
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
 // Client keeps connections and runs commands over them. It may be used by many at
 // once.
-type Client struct{}
+type Client struct {
+	o        Options
+	log      *slog.Logger
+	me       *user.User
+	settings settings
+	trust    trust
+	slots    chan struct{} // handshakes that are computed
 
-var errNotBuilt = errors.New("not built yet")
+	ctx  context.Context // of all that outlives a call: dials that several wait for
+	stop context.CancelFunc
+	work sync.WaitGroup // calls and goroutines; Close waits for it
 
-// New reads no file but a Config that was named.
-func New(Options) (*Client, error) { return nil, errNotBuilt }
+	// mu guards what follows, and the fields of every host and conn that say so. No
+	// other lock is taken under it, and nothing that blocks is done.
+	mu     sync.Mutex
+	closed bool
+	hosts  map[string]*host
+	gates  map[string]chan struct{}
+	live   map[*conn]bool // those in hosts, and those that were taken out and still end
+}
+
+// New makes a client. An error is that of a Config that was named and can't be read.
+func New(o Options) (*Client, error) {
+	o = o.withDefaults()
+	c := &Client{o: o, log: o.Log, me: whoami(), trust: trust{dbs: map[string]*trusted{}}, slots: make(chan struct{}, o.Concurrency),
+		hosts: map[string]*host{}, gates: map[string]chan struct{}{}, live: map[*conn]bool{}}
+	c.settings.named, c.settings.home = o.Config, c.me.HomeDir
+	if o.Config != "" {
+		if _, err := c.settings.load(); err != nil {
+			return nil, fmt.Errorf("cannot read %w", err)
+		}
+	}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	return c, nil
+}
 
 // Close ends every connection and waits for what the client started: nothing of
 // it runs afterwards.
-func (c *Client) Close() error { return nil }
-
-// Command is one exec. Line goes to the login shell as it is: make it with Quote.
-type Command struct {
-	Line   string
-	Stdin  io.Reader // nil = empty
-	Stdout io.Writer // nil = thrown away
-	Stderr io.Writer // nil = thrown away; never the same buffer as Stdout, two goroutines write
-	// Drain is how long output is awaited once the command has ended, where something
-	// that it left behind holds its output open. 0 = until that ends too, as ssh does.
-	Drain time.Duration
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	var live []*conn
+	for cn := range c.live {
+		live = append(live, cn)
+	}
+	c.mu.Unlock()
+	c.stop()
+	for _, cn := range live {
+		cn.end(errClosed)
+	}
+	c.work.Wait()
+	return nil
 }
 
-// Exit is how a command ended.
-type Exit struct {
-	Code   int    // -1 where a signal ended it, or the far side told neither
-	Signal string // without SIG; "" where none was told
+var errClosed = errors.New("the SSH client is closed")
+
+func closedError(p *place, err error) *Error {
+	return &Error{Target: p.Target, User: p.User, Addr: p.Addr(), Stage: StageConnect, Err: err}
 }
 
-// Run runs one command on a target: "[user@]host[:port]" or a Host of ssh_config.
-// Without an error it ran, and Exit says how it ended. When ctx ends the session
-// is closed (the command may go on) and the error says so.
-func (c *Client) Run(ctx context.Context, target string, cmd Command) (Exit, error) {
-	return Exit{Code: -1}, errNotBuilt
+// enter counts a call that Close waits for.
+func (c *Client) enter() (leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errClosed
+	}
+	c.work.Add(1)
+	return c.work.Done, nil
 }
 
-// Session is a command that is talked with. Stdout and Stderr must both be read
-// by whoever waits for its end.
-type Session struct {
-	Stdin          io.WriteCloser
-	Stdout, Stderr io.Reader
-}
+// spawn starts a goroutine that Close waits for. Its caller is counted itself, so
+// that Close cannot have gone past.
+func (c *Client) spawn(f func()) { c.work.Go(f) }
 
-// Start is Run for those who talk with the command: they read until they have what
-// they want, then Close lets go of the session without waiting for its end.
-func (c *Client) Start(ctx context.Context, target, line string) (*Session, error) {
-	return nil, errNotBuilt
-}
-
-// Wait waits for the command's end.
-func (s *Session) Wait() (Exit, error) { return Exit{Code: -1}, errNotBuilt }
-
-// Close lets go of the session; the command may go on.
-func (s *Session) Close() error { return nil }
-
-// Endpoint is what would be used for a target.
-type Endpoint struct {
-	Target         string // as the caller named it
-	User           string
-	Host           string // the name that is looked up, and known_hosts is asked for
-	Port           int
-	Jumps          []string // as they are dialled, first to last: USER@HOST:PORT
-	IdentityFiles  []string // those that exist are tried, in this order
-	IdentitiesOnly bool     // the agent is asked for these only
-	KnownHosts     []string // files
-}
-
-// Resolve says what would be used for a target, without a connection.
-func (c *Client) Resolve(target string) (Endpoint, error) { return Endpoint{}, errNotBuilt }
-
-// Listen has the far side listen on an address ("127.0.0.1:0") and hands over what
-// connects there. It holds its connection; Accept fails when that drops.
-func (c *Client) Listen(ctx context.Context, target, addr string) (net.Listener, error) {
-	return nil, errNotBuilt
-}
-
-// LocalAddr is the address by which the far side sees this machine.
-func (c *Client) LocalAddr(ctx context.Context, target string) (string, error) {
-	return "", errNotBuilt
-}
-
-// AcceptHostKey is the deliberate first contact: it asks the target for its host
-// key and, where none is known, appends it to the first known_hosts file. It
-// refuses where another key is known. An empty line with a fingerprint says that
-// the key was known already.
-func (c *Client) AcceptHostKey(ctx context.Context, target string) (line, fingerprint string, err error) {
-	return "", "", errNotBuilt
+// gate is the semaphore of dials to one address, or over one jump host.
+func (c *Client) gate(name string) chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := c.gates[name]
+	if g == nil {
+		g = make(chan struct{}, c.o.DialsPerHost)
+		c.gates[name] = g
+	}
+	return g
 }
