@@ -13,9 +13,18 @@ import (
 	"time"
 )
 
-// libraries are the packages of the libraries that sshd is linked with and that a
-// small machine may lack; names that changed with a release stand beside each other.
+// libraries are the packages of the libraries that sshd and nft are linked with and
+// that a small machine may lack; names that changed with a release stand beside each other.
 var libraries = map[string][]string{
+	"libxtables.so.12":    {"libxtables12"},
+	"libnftnl.so.11":      {"libnftnl11"},
+	"libnftables.so.1":    {"libnftables1"},
+	"libmnl.so.0":         {"libmnl0"},
+	"libmd.so.0":          {"libmd0"},
+	"libjansson.so.4":     {"libjansson4"},
+	"libgmp.so.10":        {"libgmp10"},
+	"libedit.so.2":        {"libedit2"},
+	"libbsd.so.0":         {"libbsd0"},
 	"libaudit.so.1":       {"libaudit1"},
 	"libcap-ng.so.0":      {"libcap-ng0"},
 	"libcom_err.so.2":     {"libcom-err2"},
