@@ -176,6 +176,13 @@ func (r *reporter) Finish(e owedEnd) {
 	}()
 }
 
+// Up: there is a connection now.
+func (r *reporter) Up() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.up
+}
+
 // Delivered: the end was acknowledged, or an older server was told of it for long
 // enough.
 func (r *reporter) Delivered() bool {

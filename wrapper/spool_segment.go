@@ -150,7 +150,7 @@ func (g *segment) becomeMarker(lost int64, toDisk bool) {
 	g.lostWritten = lost
 	// Best effort: the road sends what is in memory; the files serve pickup.
 	for path, data := range map[string][]byte{g.indexPath(): g.recs[0].append(nil), g.path(): g.mem} {
-		if writeFile(path, data, false) != nil && os.Truncate(path, 0) == nil {
+		if writeFile(path, data) != nil && os.Truncate(path, 0) == nil {
 			// A full disk: the file's own room, just given back, is enough.
 			_ = os.WriteFile(path, data, 0o600)
 		}
@@ -242,16 +242,13 @@ func openSpool(dir string) (*spool, error) {
 }
 
 // writeFile puts a whole file in place, or leaves the old one.
-func writeFile(path string, data []byte, sync bool) error {
+func writeFile(path string, data []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil && sync {
-		err = f.Sync()
-	}
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}

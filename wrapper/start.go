@@ -157,6 +157,9 @@ func (t *task) carry(ctx context.Context, root string) int {
 		t.lookLater(looking, root)
 	}()
 	delivered := t.run()
+	if !delivered && !t.saveBy.IsZero() {
+		t.saveEnd()
+	}
 	stopLooking()
 	<-looked
 	t.rep.Stop()
@@ -211,6 +214,7 @@ func (t *task) fail(why error) {
 	if t.rep.Delivered() {
 		t.dir.remove()
 	} else {
+		t.saveEnd()
 		t.dir.release() // for pickup
 	}
 }

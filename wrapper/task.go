@@ -15,6 +15,7 @@ const (
 	reportsWait   = 30 * time.Second       // for acks of reports when all else is confirmed
 	pickupAfter   = 10 * time.Second       // jobs that are over sooner look for nobody's spools
 	idleLook      = time.Hour
+	saveWait      = 200 * time.Millisecond // for a server's word that it has recorded the end
 	seenKillsMost = 4096
 )
 
@@ -53,7 +54,8 @@ type task struct {
 	gone     bool // nothing of the task is left
 	closed   bool // the end record is written
 	quietBy  time.Time
-	leave    bool // told to go without waiting for the server
+	saveBy   time.Time // the end record must reach the disk; zero: it has, or need not
+	leave    bool      // told to go without waiting for the server
 
 	mu      sync.Mutex
 	seen    map[string]bool        // kills that were asked, by id
@@ -130,6 +132,12 @@ func (t *task) act(now time.Time) {
 	if t.exited && !t.closed && t.mayClose(now) {
 		t.close(now)
 	}
+	if !t.saveBy.IsZero() && t.rep.Delivered() {
+		t.saveBy = time.Time{}
+	}
+	if !t.saveBy.IsZero() && !now.Before(t.saveBy) {
+		t.saveEnd()
+	}
 }
 
 // next says how long nothing will be due.
@@ -148,6 +156,7 @@ func (t *task) next(now time.Time) time.Duration {
 	if t.exited && !t.closed {
 		consider(t.closeBy())
 	}
+	consider(t.saveBy)
 	if t.closed && t.gone {
 		consider(t.endedAt.Add(giveUpAfter))
 		consider(t.quietBy)

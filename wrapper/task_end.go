@@ -43,7 +43,9 @@ func (t *task) killing() bool {
 }
 
 // close ends the output with the line that belongs there, writes the end record
-// and then owes the end to the server: recorded first, told second.
+// and then owes the end to the server: recorded first, told second. What is told
+// is on the server's disk in a moment; until saveEnd the record outlives this
+// process, though not the machine.
 func (t *task) close(now time.Time) {
 	t.closed = true
 	t.timeoutAt = time.Time{}
@@ -57,21 +59,44 @@ func (t *task) close(now time.Time) {
 	t.end.Leftover = t.leftover
 	t.end.Length = wire.Ptr(t.spool.End())
 	e := owedEnd{code: exitCode(t.end), end: t.end, at: t.endedAt}
-	if t.dir != nil {
-		err := t.dir.writeEnd(endRecord(t.order, e, &t.identity))
-		for err != nil && t.spool.makeRoomAfter(err) { // the end is worth more than output
-			e.end.Length = wire.Ptr(t.spool.End())
-			err = t.dir.writeEnd(endRecord(t.order, e, &t.identity))
-		}
-		if err != nil {
-			t.log.Printf("cannot write the end record: %v", err)
-		}
+	t.saveBy = now.Add(saveWait)
+	if !t.rep.Up() {
+		t.saveBy = now
 	}
+	t.writeEnd(&e)
 	if lost := t.spool.lostBytes(); lost > 0 {
 		t.log.Printf("%d bytes of output were given up: the spool was full", lost)
 	}
 	t.log.Debugf("the job has ended: code %d, cause %s, leftover %d", e.code, t.end.Cause, t.leftover)
 	t.rep.Finish(e)
+}
+
+// saveEnd brings the end record to the disk, where the server's word that it has
+// it on its own does not come at once.
+func (t *task) saveEnd() {
+	t.saveBy = time.Time{}
+	if t.dir == nil {
+		return
+	}
+	if err := t.dir.saveEnd(); err != nil {
+		t.log.Printf("cannot bring the end record to the disk: %v", err)
+	}
+}
+
+// writeEnd writes the end record, for which output has to give way if the disk is
+// full.
+func (t *task) writeEnd(e *owedEnd) {
+	if t.dir == nil {
+		return
+	}
+	err := t.dir.writeEnd(endRecord(t.order, *e, &t.identity))
+	for err != nil && t.spool.makeRoomAfter(err) { // the end is worth more than output
+		e.end.Length = wire.Ptr(t.spool.End())
+		err = t.dir.writeEnd(endRecord(t.order, *e, &t.identity))
+	}
+	if err != nil {
+		t.log.Printf("cannot write the end record: %v", err)
+	}
 }
 
 // exitCode derives the one number for an end. A code that nobody could see is not

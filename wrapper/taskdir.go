@@ -182,7 +182,7 @@ func (d *taskDir) writeMeta(m taskMeta) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(d.path, metaName), data, false)
+	return writeFile(filepath.Join(d.path, metaName), data)
 }
 
 func (d *taskDir) readMeta() (taskMeta, error) {
@@ -194,14 +194,23 @@ func (d *taskDir) readMeta() (taskMeta, error) {
 	return m, json.Unmarshal(data, &m)
 }
 
-// writeEnd makes the end durable: whatever happens to the machine now, the task
-// is known to be over and how.
+// writeEnd writes how the task ended. That survives this process, and after saveEnd
+// the machine.
 func (d *taskDir) writeEnd(r wire.EndRecord) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(d.path, endName), append(data, '\n'), true)
+	return writeFile(filepath.Join(d.path, endName), append(data, '\n'))
+}
+
+func (d *taskDir) saveEnd() error {
+	f, err := os.Open(filepath.Join(d.path, endName))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // readEnd returns nil without an error if the job's end was not seen.
@@ -212,6 +221,9 @@ func (d *taskDir) readEnd() (*wire.EndRecord, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(data) == 0 {
+		return nil, nil // the machine went down before the record reached the disk
 	}
 	var r wire.EndRecord
 	if err := json.Unmarshal(data, &r); err != nil {

@@ -263,18 +263,28 @@ func (f *outputFile) sync() error {
 	if f.data == nil || (!f.dirty && f.dirNamed) {
 		return nil
 	}
-	for _, file := range []*os.File{f.idx, f.data} {
-		if err := unix.Fdatasync(int(file.Fd())); err != nil {
+	// Side by side: an end and its receipt wait for all of them.
+	var wg sync.WaitGroup
+	files := [...]*os.File{f.idx, f.data}
+	var errs [len(files)]error
+	var dirErr error
+	for i, file := range files {
+		wg.Go(func() { errs[i] = unix.Fdatasync(int(file.Fd())) })
+	}
+	if !f.dirNamed {
+		dirErr = syncDir(filepath.Dir(f.data.Name()))
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil {
 			// The kernel may have dropped what it could not write and would call
 			// the next fsync a success: never again believe this file.
-			f.fault = fmt.Errorf("cannot write %s to the disk: %w", file.Name(), err)
+			f.fault = fmt.Errorf("cannot write %s to the disk: %w", files[i].Name(), err)
 			return f.fault
 		}
 	}
-	if !f.dirNamed {
-		if err := syncDir(filepath.Dir(f.data.Name())); err != nil {
-			return err
-		}
+	if dirErr != nil {
+		return dirErr
 	}
 	f.dirty, f.dirNamed = false, true
 	return nil
