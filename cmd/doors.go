@@ -41,6 +41,39 @@ func listenSocket(path, group string) (net.Listener, error) {
 	return ln, nil
 }
 
+// machinesSocket is where wrappers on this machine connect; "" where the path is
+// longer than a socket's may be.
+func (d *daemon) machinesSocket() string {
+	path, err := filepath.Abs(d.o.socket + ".wrappers")
+	if err != nil || len(path) > 107 {
+		return ""
+	}
+	return path
+}
+
+// openMachinesSocket opens it for this user alone. Without it wrappers use the
+// machines port. The socket of the API is open already: what lies here is no other
+// server's.
+func (d *daemon) openMachinesSocket() net.Listener {
+	path := d.machinesSocket()
+	if path == "" {
+		return nil
+	}
+	err := clearSocket(path)
+	if err == nil {
+		old := syscall.Umask(0o177)
+		var ln net.Listener
+		ln, err = net.Listen("unix", path)
+		syscall.Umask(old)
+		if err == nil {
+			d.closeLater(func() { ln.Close() })
+			return ln
+		}
+	}
+	d.log.Warn("wrappers on this machine use the machines port: cannot open their socket", "err", err)
+	return nil
+}
+
 // clearSocket takes away the socket that a dead server left, and nothing else.
 func clearSocket(path string) error {
 	info, err := os.Lstat(path)

@@ -154,7 +154,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	d.runner = runner.New(runner.Options{
 		Ledger: d.book, Transports: transports, Config: d.set,
 		MachinesURL: func(m launch.Machine) string { return url(m, tlsConfig != nil) }, Pin: pin,
-		LocalSpool: filepath.Join(d.stateDir, "spool"), Log: d.log,
+		MachinesSocket: d.machinesSocket(),
+		LocalSpool:     filepath.Join(d.stateDir, "spool"), Log: d.log,
 	})
 	road := wsx.NewServer(wsx.ServerOptions{Handler: d.runner.Handler(), TLS: tlsConfig, Log: d.log})
 	front, listeners, err := d.openAPI()
@@ -171,6 +172,9 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		})
 	}
 	start("the machines port", func() error { return road.Serve(machines) })
+	if ln := d.openMachinesSocket(); ln != nil {
+		start("the machines socket", func() error { return road.Serve(ln) })
+	}
 	start("the runner", func() error { return d.runner.Run(ctx) })
 	for _, ln := range listeners {
 		start("the API on "+ln.Addr().String(), func() error { return front.Serve(ln) })

@@ -229,6 +229,9 @@ func (t *task) order(spec taskSpec, token, cookie string) wire.Order {
 	if isTLS(o.URL) {
 		o.Pin = t.ts.o.Pin
 	}
+	if spec.Machine.Transport == "local" {
+		o.Socket = t.ts.o.MachinesSocket
+	}
 	o.Task = cookie
 	o.Run, o.Machine, o.Job = t.id.Run, t.id.Machine, t.job()
 	return o
@@ -252,7 +255,7 @@ func (t *task) started(res launch.StartResult) {
 	}
 	switch res.Certainty {
 	case launch.Started:
-		t.identified(res, &rec)
+		t.identifyLater(res)
 		if !linked {
 			t.askLater(now.Add(t.ts.pace.silence))
 		}
@@ -271,9 +274,32 @@ func (t *task) started(res launch.StartResult) {
 	}
 }
 
+// identifyLater records the identity that a start returned, unless the wrapper's own
+// word comes first: that is recorded together with the start, by one fsync, which
+// the command waits for. The gate is shut until then, so nothing runs unrecorded.
+// serial is held.
+func (t *task) identifyLater(res launch.StartResult) {
+	record := func() {
+		rec := t.record()
+		t.identified(res, &rec)
+	}
+	if res.Identity == nil {
+		return
+	}
+	waits := !res.Older && t.ts.spawn(func() {
+		pause(t.ts.life, t.ts.pace.identity)
+		t.lock()
+		defer t.unlock()
+		record()
+	})
+	if !waits {
+		record()
+	}
+}
+
 // identified records the identity that a start returned. serial is held.
 func (t *task) identified(res launch.StartResult, rec *ledger.Task) {
-	if res.Identity == nil {
+	if over(rec.State) && rec.Identity != nil {
 		return
 	}
 	if rec.Identity != nil && sameIdentity(rec.Identity, res.Identity) && rec.Version == res.Version {

@@ -16,6 +16,7 @@ type pace struct {
 	turn      time.Duration // the longest that a kill keeps the next one on this machine waiting
 	complete  time.Duration // how long the end may follow the report that all is gone
 	connect   time.Duration // how long a freshly started wrapper has to connect before a kill goes elsewhere
+	identity  time.Duration // how long the identity that a start returned may wait to be recorded with what the wrapper says itself
 	person    time.Duration // by when a person who kills has an answer, unless grace is longer
 	lostAfter time.Duration // where the job does not say
 	start     time.Duration // the longest that one Transport.Start may take
@@ -37,6 +38,7 @@ var defaultPace = pace{
 	turn:      250 * time.Millisecond,
 	complete:  500 * time.Millisecond,
 	connect:   2 * time.Second,
+	identity:  200 * time.Millisecond,
 	person:    14 * time.Second,
 	lostAfter: 5 * time.Minute,
 	start:     time.Minute,

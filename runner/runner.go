@@ -29,9 +29,12 @@ type Options struct {
 	// MachinesURL is the base that the wrappers of a machine dial
 	// ("wss://127.0.0.1:8889"); Pin goes with it.
 	MachinesURL func(launch.Machine) string
-	Pin         string
-	LocalSpool  string // where wrappers on this machine spool; "" = where they choose
-	Log         *slog.Logger
+	// MachinesSocket is a unix socket that leads there too, for wrappers on this
+	// machine; "" = none.
+	MachinesSocket string
+	Pin            string
+	LocalSpool     string // where wrappers on this machine spool; "" = where they choose
+	Log            *slog.Logger
 }
 
 // Runner is the two halves together.
@@ -51,7 +54,7 @@ func New(o Options) *Runner {
 	}
 	r := &Runner{o: o, hub: newHub()}
 	r.tasks = newTasks(taskOptions{
-		Ledger: o.Ledger, Transports: o.Transports, MachinesURL: o.MachinesURL, Pin: o.Pin, Log: o.Log, Hub: r.hub,
+		Ledger: o.Ledger, Transports: o.Transports, MachinesURL: o.MachinesURL, MachinesSocket: o.MachinesSocket, Pin: o.Pin, Log: o.Log, Hub: r.hub,
 		OnEnd: func(t ledger.Task) { r.firing.runs.taskEnded(context.Background(), t) },
 		OnKill: func(job, run string) int {
 			if run != "" {

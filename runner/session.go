@@ -272,12 +272,13 @@ func (s *session) identify(m *wire.Message, features []string) error {
 	if version == "" {
 		version = rec.Version
 	}
-	if rec.Identity != nil && sameIdentity(rec.Identity, m.Identity) && rec.Version == version {
-		// What a new wrapper can do is written down with its start, which comes next:
-		// each write is an fsync that the command waits for.
-		if rec.Started.IsZero() || slices.Equal(rec.Features, features) {
-			return nil
-		}
+	if rec.Started.IsZero() && len(features) > 0 {
+		// Who a new wrapper is and what it can do is written down with its start,
+		// which comes next: each write is an fsync that the command waits for.
+		return nil
+	}
+	if rec.Identity != nil && sameIdentity(rec.Identity, m.Identity) && rec.Version == version && slices.Equal(rec.Features, features) {
+		return nil
 	}
 	if rec.Identity != nil && rec.Identity.PID != m.Identity.PID {
 		s.t.log().Warn("the wrapper names another process than before", "pid", m.Identity.PID, "before", rec.Identity.PID)

@@ -42,9 +42,12 @@ type taskOptions struct {
 	Ledger      *ledger.Ledger
 	Transports  map[string]launch.Transport
 	MachinesURL func(launch.Machine) string
-	Pin         string
-	Log         *slog.Logger
-	Hub         *hub
+	// MachinesSocket is a unix socket that leads to the same place, for wrappers on
+	// this machine; "" = none.
+	MachinesSocket string
+	Pin            string
+	Log            *slog.Logger
+	Hub            *hub
 
 	// OnEnd is called once for each task after its end is durable; not for lost,
 	// which is no end yet, and not for ends from before this process. No lock is

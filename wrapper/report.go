@@ -91,7 +91,7 @@ func newReporter(o reporterOptions) *reporter {
 	r := &reporter{o: o, wake: make(chan struct{}, 1), news: make(chan struct{}, 1), ready: make(chan struct{})}
 	o.Spool.onAck = r.onOutputAck
 	r.link = wsx.NewLink(wsx.LinkOptions{
-		Dial:         dialOptions(o.Order.URL, o.Order.Pin),
+		Dial:         dialOrder(o.Order),
 		Connect:      r.connect,
 		Output:       o.Spool,
 		OnMessage:    r.onMessage,

@@ -167,6 +167,12 @@ func (e environment) seconds(name string, unit float64, otherwise wire.Seconds) 
 	return wire.Seconds(n / unit), nil
 }
 
+func dialOrder(o *wire.Order) wsx.DialOptions {
+	d := dialOptions(o.URL, o.Pin)
+	d.Socket = o.Socket
+	return d
+}
+
 func dialOptions(url, pin string) wsx.DialOptions {
 	return wsx.DialOptions{URL: url, Pin: pin, Timeout: 10 * time.Second, Agent: "saltpeter/" + Version}
 }

@@ -28,6 +28,7 @@ const (
 type DialOptions struct {
 	URL     string // ws:// or wss://
 	Pin     string // hex SHA-256 of the server's SubjectPublicKeyInfo; "" = system CAs
+	Socket  string // the server's unix socket on this machine, tried before the URL; "" = none
 	Timeout time.Duration
 	Agent   string // User-Agent
 	// Machine is shown by FetchOrder to a server whose token is a run's: which
@@ -57,6 +58,13 @@ func dial(ctx context.Context, o DialOptions, bufs *buffers) (*Conn, error) {
 		ReadBufferSize:   serverBuffer * 2,
 		WriteBufferSize:  writePiece,
 		WriteBufferPool:  &bufs.write,
+	}
+	plain := *u
+	plain.Scheme = "ws"
+	if ws := o.overSocket(ctx, d, plain.String()); ws != nil {
+		c := newConn(ws, bufs, maxText)
+		c.ours = true
+		return c, nil
 	}
 	if u.Scheme == "wss" {
 		if d.TLSClientConfig, err = pinned(o.Pin, u.Hostname()); err != nil {

@@ -20,6 +20,9 @@ type Order struct {
 	Server  string `json:"server"`        // id of the server's state directory: whose spool this is
 	URL     string `json:"url"`           // ws:// or wss://HOST:PORT/task/TOKEN
 	Pin     string `json:"pin,omitempty"` // hex SHA-256 of the server's public key; empty: the system's CAs decide
+	// Socket is a unix socket of the server's, for wrappers on its own machine. It
+	// is tried before URL, if root or the wrapper's own user listens there.
+	Socket string `json:"socket,omitempty"`
 
 	Job     string            `json:"job"`
 	Run     string            `json:"run"`
