@@ -21,7 +21,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.serveVerb(), a.wrapVerb(),
 		a.runVerb(), a.killVerb(), a.pauseVerb(), a.resumeVerb(), a.signalVerb(),
 		a.statusVerb(), a.logsVerb(), a.historyVerb(),
-		a.nextVerb(), a.checkVerb(), a.importVerb(), a.machinesVerb(), a.forgetVerb(), a.tokenVerb(),
+		a.nextVerb(), a.whyVerb(), a.checkVerb(), a.importVerb(), a.machinesVerb(), a.forgetVerb(), a.tokenVerb(),
 		a.versionVerb(), a.exitCodesTopic(), completionVerb(),
 	}
 }

@@ -75,6 +75,7 @@ var routes = []route{
 	{"GET /api/v1/status", Read, (*Server).getStatus},
 	{"GET /api/v1/jobs", Read, (*Server).getJobs},
 	{"GET /api/v1/jobs/{job}", Read, (*Server).getJob},
+	{"GET /api/v1/jobs/{job}/why", Read, (*Server).getWhy},
 	{"POST /api/v1/jobs/{job}/run", Operate, (*Server).postRun},
 	{"GET /api/v1/runs", Read, (*Server).getRuns},
 	{"GET /api/v1/runs/{run}", Read, (*Server).getRun},
