@@ -66,7 +66,9 @@ func (t *task) finish(s *session, m *wire.Message) error {
 	t.unhold()
 	t.ts.expire(s.hash, t.id, time.Now())
 	t.after(func() {
-		s.acks.flush()
+		if s.has(wire.FeatureBytes) { // others know no offsets
+			s.acks.flush()
+		}
 		s.send(wire.Message{Type: wire.TypeAck, AckType: wire.TypeComplete, Seq: m.Seq})
 	})
 	return nil

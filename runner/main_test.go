@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(oldRole) != "" {
 		oldMain()
 	}
+	if os.Getenv(serverRole) != "" {
+		serverMain()
+	}
 	if len(os.Args) > 1 && os.Args[1] == "wrap" {
 		os.Exit(wrapper.Main(os.Args[2:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 	}
