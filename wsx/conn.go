@@ -38,6 +38,7 @@ const (
 	// The most that one message may hold. A first generation wrapper's complete
 	// carries the task's whole output in one text message.
 	maxText       = 4 << 20
+	maxPlainText  = 1 << 20 // people's requests are names
 	maxServerText = 64 << 20
 	maxBinary     = 1<<20 + wire.OutputHeader
 )
@@ -307,19 +308,42 @@ func clip(s string, n int) string {
 	return s[:n]
 }
 
+// GoAway is Close for a server that stops or has had enough of a client: it says
+// that the client may come back.
+func (c *Conn) GoAway(reason string) {
+	c.finish(websocket.CloseGoingAway, reason, errors.New("the connection was closed: "+reason))
+}
+
+// Refuse is Close for a client that may not go on.
+func (c *Conn) Refuse(reason string) {
+	c.finish(websocket.ClosePolicyViolation, reason, errors.New("the connection was closed: "+reason))
+}
+
+// WantsUpgrade reports whether a request asks for a WebSocket.
+func WantsUpgrade(r *http.Request) bool { return websocket.IsWebSocketUpgrade(r) }
+
+// Offers are the subprotocols that a client proposes, in its order.
+func Offers(r *http.Request) []string { return websocket.Subprotocols(r) }
+
 // Upgrade turns an API request into a plain message connection (for /ws).
-// The caller has checked the Origin.
-func Upgrade(w http.ResponseWriter, r *http.Request) (*Conn, error) {
+// protocol is the one of the client's offers that is taken up, "" for none: a
+// browser that offered some gives up where none is. The caller has checked the
+// Origin.
+func Upgrade(w http.ResponseWriter, r *http.Request, protocol string) (*Conn, error) {
 	bufs := &buffers{}
-	ws, err := upgrade(w, r, bufs, nil)
+	h := http.Header{}
+	if protocol != "" {
+		h.Set("Sec-Websocket-Protocol", protocol)
+	}
+	ws, err := upgrade(w, r, bufs, h)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(ws, bufs, maxText), nil
+	return newConn(ws, bufs, maxPlainText), nil
 }
 
-// upgrade offers neither subprotocols nor compression: what a client proposes
-// of them is simply not taken up.
+// upgrade offers no compression, and takes up only what the header names of what a
+// client proposes.
 func upgrade(w http.ResponseWriter, r *http.Request, bufs *buffers, h http.Header) (*websocket.Conn, error) {
 	u := websocket.Upgrader{
 		HandshakeTimeout: writeWait,

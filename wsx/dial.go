@@ -30,7 +30,8 @@ type DialOptions struct {
 	Pin     string // hex SHA-256 of the server's SubjectPublicKeyInfo; "" = system CAs
 	Socket  string // the server's unix socket on this machine, tried before the URL; "" = none
 	Timeout time.Duration
-	Agent   string // User-Agent
+	Agent   string      // User-Agent
+	Header  http.Header // more of them, for a plain message connection
 	// Machine is shown by FetchOrder to a server whose token is a run's: which
 	// of its machines this is.
 	Machine string
@@ -101,7 +102,10 @@ func (o *DialOptions) dialer() func(ctx context.Context, network, addr string) (
 }
 
 func (o *DialOptions) header() http.Header {
-	h := http.Header{}
+	h := o.Header.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
 	if o.Agent != "" {
 		h.Set("User-Agent", o.Agent)
 	}

@@ -335,7 +335,7 @@ func TestUpgrade(t *testing.T) {
 	done := make(chan struct{})
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(done)
-		c, err := Upgrade(w, r)
+		c, err := Upgrade(w, r, "")
 		if err != nil {
 			t.Error(err)
 			return

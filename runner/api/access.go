@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"saltpeter/runner"
+	"saltpeter/wsx"
 )
 
 // Role is what a caller may do. A higher one may do all that a lower one may.
@@ -189,10 +191,33 @@ func forwarded(r *http.Request) bool {
 
 func bearer(r *http.Request) (string, bool) {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
+	if ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token), true
+	}
+	return offeredToken(r)
+}
+
+// tokenProtocol is what a page offers beside uiProtocol to show its token: a browser
+// lets a page set no other header of a WebSocket, and an address with a token in it
+// would be written into the log of every proxy.
+const tokenProtocol = "saltpeter.token."
+
+// offeredToken reads the token among the subprotocols that a page offers; it is in
+// base64url, since a subprotocol is one word.
+func offeredToken(r *http.Request) (string, bool) {
+	if !wsx.WantsUpgrade(r) {
 		return "", false
 	}
-	return strings.TrimSpace(token), true
+	for _, offer := range wsx.Offers(r) {
+		if coded, ok := strings.CutPrefix(offer, tokenProtocol); ok {
+			token, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(coded, "="))
+			if err != nil {
+				return "", true // one that nobody has
+			}
+			return string(token), true
+		}
+	}
+	return "", false
 }
 
 func loopback(address string) bool {

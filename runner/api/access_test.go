@@ -21,6 +21,13 @@ var whoMay = map[string]struct {
 	"GET /version": {nobody, "", "", 200},
 	"GET /metrics": {Read, "", "", 200},
 
+	"GET /ws":       {Read, "", "", 426},
+	"GET /config":   {Read, "", "", 200},
+	"GET /status":   {Read, "", "", 200},
+	"GET /running":  {Read, "", "", 200},
+	"GET /timeline": {Read, "", "", 200},
+	"POST /kill":    {Operate, "", `{"job":"none"}`, 404},
+
 	"GET /api/v1/status":                            {Read, "", "", 200},
 	"GET /api/v1/jobs":                              {Read, "", "", 200},
 	"GET /api/v1/jobs/{job}":                        {Read, "/api/v1/jobs/hello", "", 200},

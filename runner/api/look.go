@@ -36,10 +36,6 @@ func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, map[string]any{"status": "ready"})
 }
 
-func (s *Server) getVersion(w http.ResponseWriter, r *http.Request) error {
-	return writeJSON(w, http.StatusOK, map[string]any{"version": s.o.Version})
-}
-
 func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	status, err := s.o.Runner.Status(r.Context())
 	if err != nil {

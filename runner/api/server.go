@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"saltpeter/config"
@@ -53,6 +54,10 @@ type Server struct {
 	stop    context.CancelFunc
 	serving sync.WaitGroup
 
+	board *board        // what pages look at
+	pages atomic.Int64  // that are open
+	built func() string // when this program was
+
 	mu       sync.Mutex
 	closing  bool // no request is begun any more
 	requests sync.WaitGroup
@@ -71,6 +76,13 @@ var routes = []route{
 	{"GET /readyz", nobody, (*Server).getReady},
 	{"GET /metrics", Read, (*Server).getMetrics},
 	{"GET /version", nobody, (*Server).getVersion},
+
+	{"GET /ws", Read, (*Server).getUI},
+	{"GET /config", Read, (*Server).getOldConfig},
+	{"GET /status", Read, (*Server).getOldStatus},
+	{"GET /running", Read, (*Server).getRunning},
+	{"GET /timeline", Read, (*Server).getTimeline},
+	{"POST /kill", Operate, (*Server).postOldKill},
 
 	{"GET /api/v1/status", Read, (*Server).getStatus},
 	{"GET /api/v1/jobs", Read, (*Server).getJobs},
@@ -102,7 +114,7 @@ func New(o Options) *Server {
 	if o.Patience <= 0 {
 		o.Patience = 30 * time.Second
 	}
-	s := &Server{o: o}
+	s := &Server{o: o, board: newBoard(&o), built: sync.OnceValue(buildTime)}
 	s.life, s.stop = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s.enter(s.mux()),
@@ -153,6 +165,9 @@ func (s *Server) enter(next http.Handler) http.Handler {
 		}
 		defer s.requests.Done()
 		defer s.caught(r)
+		if s.allowOrigin(w, r) {
+			return
+		}
 		control := http.NewResponseController(w)
 		control.SetWriteDeadline(time.Now().Add(answerWithin))
 		if r.ContentLength != 0 {
