@@ -96,7 +96,7 @@ func TestTextOfStoredOutput(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		frame, next, err := shared.chunk(nil, &w, status, at, stop)
+		frame, next, err := shared.chunk(nil, make([]byte, chunkBytes), &w, status, at, stop)
 		if err != nil {
 			t.Fatal(err)
 		}

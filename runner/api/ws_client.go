@@ -53,6 +53,7 @@ type uiClient struct {
 	heard   bool      // it sends acks
 	deaf    bool      // it sends none
 	frame   []byte    // the last chunk's, to be used again
+	scratch []byte    // its bytes
 	broken  map[ledger.TaskID]bool
 }
 
@@ -289,13 +290,16 @@ func (c *uiClient) piece(t *runningTask, copy *copyOf) (bool, error) {
 		copy.spoiled, c.owed = true, true // there was more to come behind what was sent as the end
 		return false, nil
 	}
+	if c.scratch == nil {
+		c.scratch = make([]byte, chunkBytes)
+	}
 	from := copy.at()
 	if err == nil && from.offset >= w.end() && (copy.complete || !w.final) {
 		return false, nil
 	}
 	var next point
 	if err == nil {
-		c.frame, next, err = t.text.chunk(c.frame[:0], &w, t.status, from, copy.stop())
+		c.frame, next, err = t.text.chunk(c.frame[:0], c.scratch, &w, t.status, from, copy.stop())
 	}
 	if err != nil {
 		c.broken[t.status.TaskID] = true
@@ -309,11 +313,10 @@ func (c *uiClient) piece(t *runningTask, copy *copyOf) (bool, error) {
 	if err := c.send(c.frame); err != nil {
 		return false, err
 	}
-	copy.sent(next)
+	copy.sent(next, ends)
 	if w.final && (ends || next.offset > w.length) {
 		copy.final = w.length
 	}
-	copy.complete = ends
 	if c.unacked++; c.unacked == window {
 		c.waiting = time.Now()
 	}

@@ -3,9 +3,11 @@ package api
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"saltpeter/runner"
 	"saltpeter/runner/ledger"
 )
 
@@ -58,6 +60,15 @@ func (r *rig) ungo() {
 	}
 }
 
+// next starts a job whose last run may just be over.
+func (r *rig) next(job string, state ledger.State) ledger.TaskID {
+	r.t.Helper()
+	r.await("the last run of "+job+" to be over", func() bool {
+		return !slices.ContainsFunc(r.runner.Tasks(), func(t runner.TaskStatus) bool { return t.Job == job })
+	})
+	return r.run(job, state)
+}
+
 // text is what a page must show of a task.
 func (r *rig) text(id ledger.TaskID) string { return rendered([]byte(r.output(id))) }
 
@@ -69,7 +80,7 @@ func TestOldPageShortRuns(t *testing.T) {
 		v.open("talker")
 		v.until("details", func(p *oldPage) bool { return p.details != nil })
 		for range 4 {
-			id := r.run("talker", ledger.Succeeded)
+			id := r.next("talker", ledger.Succeeded)
 			v.shows(spot{"talker", id.Machine}, id.Run, r.text(id))
 			v.until("the run among the running and then not any more", func(p *oldPage) bool {
 				return p.seen[id.Run][id.Machine] && !p.runNow[id.Run] && p.done[spot{"talker", id.Machine}]
@@ -83,11 +94,11 @@ func TestOldPageLeavesAndComesBack(t *testing.T) {
 	eachKind(t, func(t *testing.T, r *rig, kind pageKind) {
 		v := r.view(kind)
 		v.open("talker")
-		first := r.run("talker", ledger.Succeeded)
+		first := r.next("talker", ledger.Succeeded)
 		at := spot{"talker", first.Machine}
 		v.shows(at, first.Run, r.text(first))
 		v.leave("talker")
-		second := r.run("talker", ledger.Succeeded)
+		second := r.next("talker", ledger.Succeeded)
 		v.open("talker")
 		v.shows(at, second.Run, r.text(second))
 
@@ -96,13 +107,13 @@ func TestOldPageLeavesAndComesBack(t *testing.T) {
 		v.open("steps")
 		v.until("details", func(p *oldPage) bool { return p.details != nil })
 		v.leave("steps")
-		one := r.run("steps", ledger.Running)
+		one := r.next("steps", ledger.Running)
 		at.job = "steps"
 		v.open("steps")
 		v.until("the beginning", func(p *oldPage) bool { return strings.HasPrefix(p.texts[at], "begin "+one.Run) })
 		v.leave("steps")
 		r.killed(KillRequest{Selection: Selection{Job: "steps"}})
-		two := r.run("steps", ledger.Running)
+		two := r.next("steps", ledger.Running)
 		v.open("steps")
 		r.goOn("1")
 		v.shows(at, two.Run, "begin "+two.Run+"\nstep 1 😀\n")
@@ -117,7 +128,7 @@ func TestOldPageLeavesAndComesBack(t *testing.T) {
 func TestOldPageSecondVisit(t *testing.T) {
 	eachKind(t, func(t *testing.T, r *rig, kind pageKind) {
 		v := r.view(kind)
-		id := r.run("long", ledger.Running)
+		id := r.next("long", ledger.Running)
 		at := spot{"long", id.Machine}
 		ends := id.Run + "\n"
 		for range 2 { // two visits
@@ -156,7 +167,7 @@ func TestOldPageQuickRuns(t *testing.T) {
 		again.open("talker")
 		var last ledger.TaskID
 		for range 5 {
-			last = r.run("talker", ledger.Succeeded) // pages may lag behind
+			last = r.next("talker", ledger.Succeeded) // pages may lag behind
 		}
 		for _, page := range []*viewer{v, again} {
 			page.shows(spot{"talker", last.Machine}, last.Run, r.text(last))

@@ -41,13 +41,15 @@ func (c *copyOf) stop() int64 {
 	return math.MaxInt64
 }
 
-// sent takes the news of a chunk that ended at next.
-func (c *copyOf) sent(next point) {
+// sent takes the news of a chunk that ended at next. ends says that it told the page
+// that this is all: one that expected next all the while did not take it.
+func (c *copyOf) sent(next point, ends bool) {
 	rest := c.expect[1:]
 	if len(rest) == 0 || rest[0] != next {
-		rest = append([]point{next}, rest...)
+		c.expect, c.complete = append([]point{next}, rest...), ends
+		return
 	}
-	c.expect = rest
+	c.expect, c.complete = rest, false
 }
 
 // mayBeEmpty: the text may have been emptied, or not.

@@ -67,7 +67,7 @@ func TestPageShowsAJob(t *testing.T) {
 	v.until("details of a job that never ran", func(p *oldPage) bool {
 		return p.details != nil && len(p.details["targets"].([]any)) == 1 && len(p.details["results"].(map[string]any)) == 0 && p.details["last_run"] == nil && p.details["next_run"] != nil
 	})
-	id := r.run("waiter", ledger.Running)
+	id := r.next("waiter", ledger.Running)
 	at := spot{"waiter", id.Machine}
 	v.shows(at, id.Run, "first\n")
 	result := func(p *oldPage) map[string]any {
@@ -136,7 +136,7 @@ func TestPageKills(t *testing.T) {
 // What a page asks wrongly changes nothing, is logged, and is told why.
 func TestPageAsksWrongly(t *testing.T) {
 	r := newRig(t)
-	id := r.run("sleeper", ledger.Running)
+	id := r.next("sleeper", ledger.Running)
 	v := r.view(pageKinds[0])
 	deep := strings.Repeat(`[`, 20000)
 	for _, c := range []struct{ say, code string }{
@@ -198,7 +198,7 @@ func TestPageAsksWrongly(t *testing.T) {
 // Who may look only, may neither run nor kill; a token that is revoked ends both.
 func TestPageRoles(t *testing.T) {
 	r := newRig(t)
-	id := r.run("sleeper", ledger.Running)
+	id := r.next("sleeper", ledger.Running)
 	reader, err := r.tokens.Create("reader", Read)
 	if err != nil {
 		t.Fatal(err)
@@ -252,7 +252,7 @@ func TestPageRoles(t *testing.T) {
 func TestPageOverRestart(t *testing.T) {
 	r := newRig(t)
 	r.configure(jobFiles + uiJobs)
-	id := r.run("long", ledger.Running)
+	id := r.next("long", ledger.Running)
 	at := spot{"long", id.Machine}
 	v := r.view(pageKinds[0])
 	v.open("long")
@@ -294,8 +294,8 @@ func TestPageOverRestart(t *testing.T) {
 
 func TestPageTimeline(t *testing.T) {
 	r := newRig(t)
-	r.run("hello", ledger.Succeeded)
-	live := r.run("sleeper", ledger.Running)
+	r.next("hello", ledger.Succeeded)
+	live := r.next("sleeper", ledger.Running)
 	v, quiet := r.view(pageKinds[0]), r.view(pageKinds[0])
 	for _, q := range []string{`{"start_date":"now-5m","end_date":"now","id":"7"}`, `{"start_date":null,"end_date":null,"id":"7"}`,
 		`{"start_date":"2020-01-01T00:00:00Z","end_date":"now+1d","id":"7"}`, `{"start_date":"now-1y","end_date":null,"id":"7"}`} {
@@ -345,10 +345,10 @@ func TestOwnPage(t *testing.T) {
 	r.configure(jobFiles + uiJobs)
 	v := r.view(pageKinds[4], "Sec-WebSocket-Protocol", uiProtocol)
 	v.open("talker")
-	first := r.run("talker", ledger.Succeeded)
+	first := r.next("talker", ledger.Succeeded)
 	v.shows(spot{"talker", first.Machine}, first.Run, r.text(first))
 	v.leave("talker")
-	second := r.run("talker", ledger.Succeeded)
+	second := r.next("talker", ledger.Succeeded)
 	v.until("a status without it", func(p *oldPage) bool { return !p.runNow[second.Run] })
 	v.mu.Lock()
 	clear(v.page.seen)

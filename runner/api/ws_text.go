@@ -184,10 +184,10 @@ type point struct {
 
 // chunk makes the frame that goes on at a point, and says where the next one does.
 // It never goes beyond the byte stop, and never cuts a character. The same point
-// comes back where there is nothing to say yet.
-func (t *text) chunk(frame []byte, w *whole, task *runner.TaskStatus, from point, stop int64) ([]byte, point, error) {
+// comes back where there is nothing to say yet. scratch has room for chunkBytes.
+func (t *text) chunk(frame, scratch []byte, w *whole, task *runner.TaskStatus, from point, stop int64) ([]byte, point, error) {
 	end := min(from.offset+chunkBytes, stop, w.end())
-	raw := make([]byte, max(end-from.offset, 0))
+	raw := scratch[:max(end-from.offset, 0)]
 	if stored := min(end, w.length) - from.offset; stored > 0 {
 		t.mu.Lock()
 		err := t.read(raw[:stored], from.offset)
