@@ -70,7 +70,9 @@ func (k *keyring) gather(ctx context.Context, p *place) {
 	}
 }
 
-// ask lists the agent's keys. The agent has as long as the handshake.
+// ask lists the agent's keys. An agent that hangs has a quarter of the time that
+// is left, so that the files still have their turn; a signature may take all of it,
+// since a person may have to touch something.
 func (k *keyring) ask(ctx context.Context, p *place) []ssh.Signer {
 	if p.agent == "" {
 		return nil
@@ -81,10 +83,14 @@ func (k *keyring) ask(ctx context.Context, p *place) []ssh.Signer {
 		return nil
 	}
 	k.agent = conn
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
+	deadline, ok := ctx.Deadline()
+	if ok {
+		conn.SetDeadline(time.Now().Add(time.Until(deadline) / 4))
 	}
 	held, err := agent.NewClient(conn).Signers()
+	if ok {
+		conn.SetDeadline(deadline)
+	}
 	if err != nil {
 		k.problems = append(k.problems, fmt.Sprintf("the agent at %s does not tell its keys: %v", p.agent, err))
 	}
