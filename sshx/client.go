@@ -65,6 +65,8 @@ type Client struct {
 	settings settings
 	trust    trust
 	slots    chan struct{} // handshakes that are computed
+	pause    time.Duration // before the second try of a handshake that was cut
+	patience time.Duration // for a session on a connection that may have been cut silently
 
 	ctx  context.Context // of all that outlives a call: dials that several wait for
 	stop context.CancelFunc
@@ -83,6 +85,7 @@ type Client struct {
 func New(o Options) (*Client, error) {
 	o = o.withDefaults()
 	c := &Client{o: o, log: o.Log, me: whoami(), trust: trust{dbs: map[string]*trusted{}}, slots: make(chan struct{}, o.Concurrency),
+		pause: 100 * time.Millisecond, patience: 3 * time.Second,
 		hosts: map[string]*host{}, gates: map[string]chan struct{}{}, live: map[*conn]bool{}}
 	c.settings.named, c.settings.home = o.Config, c.me.HomeDir
 	if o.Config != "" {

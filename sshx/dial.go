@@ -41,7 +41,7 @@ func (c *Client) dial(ctx context.Context, p *place) (*conn, *Error) {
 			}
 			return cn, e
 		}
-		pause := 100 * time.Millisecond << min(try-1, 4)
+		pause := c.pause << min(try-1, 4)
 		pause = pause/2 + rand.N(pause)
 		c.log.Debug("the far side cut the handshake; trying again", "machine", p.Target, "try", try, "err", e)
 		select {
@@ -99,6 +99,14 @@ func (w *wire) cutBy() error {
 		return *err
 	}
 	return nil
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	if err != nil && !w.ours.Load() {
+		w.cut.CompareAndSwap(nil, &err)
+	}
+	return n, err
 }
 
 // attempt connects and logs in once. again says that another try may succeed.
@@ -256,7 +264,7 @@ func (c *Client) connect(ctx context.Context, p *place) (net.Conn, *conn, *Error
 		if err == nil {
 			return raw, nil, nil, false
 		}
-		return nil, nil, c.noConnection(ctx, p, err), false
+		return nil, nil, c.noConnection(ctx, p, err), errors.Is(err, syscall.ECONNRESET)
 	}
 	jump, e := c.acquire(ctx, p.jump, true)
 	if e != nil {

@@ -40,13 +40,10 @@ func (c *Client) open(ctx context.Context, target, line string) (*Session, *Erro
 	}
 }
 
-// patience is how long an open session is awaited on a connection from the pool
-// before another one is dialled beside it: it may have been cut silently.
-const patience = 3 * time.Second
-
 // session opens a session on a connection where it has a place. The place is given
 // back when the far side has closed the session, not before: sshd counts it until
-// then.
+// then. On a connection that was silent for a while the answer is awaited for a
+// moment only: it may have been cut, and a new one tells sooner than the keepalive.
 func (c *Client) session(ctx context.Context, p *place, cn *conn) (s *Session, e *Error, again bool) {
 	type opened struct {
 		ch   ssh.Channel
@@ -72,7 +69,7 @@ func (c *Client) session(ctx context.Context, p *place, cn *conn) (s *Session, e
 	var late <-chan time.Time
 	fresh := time.Since(time.Unix(0, cn.wire.heard.Load())) < time.Second
 	if !fresh {
-		t := time.NewTimer(patience)
+		t := time.NewTimer(c.patience)
 		defer t.Stop()
 		late = t.C
 	}
