@@ -55,7 +55,7 @@ func (p *benchProgram) benchRunNow(b *testing.B) {
 			ours, bare = append(ours, took), append(bare, p.bareStart(b))
 		}
 	}
-	report(b, "", "ms", quantile(ours, 0.5), quantile(bare, 0.5), 2)
+	ratio(b, "", "ms", quantile(ours, 0.5), quantile(bare, 0.5), 2)
 	figure(b, "p95-ms", quantile(ours, 0.95), 0)
 }
 
@@ -72,7 +72,7 @@ func (p *benchProgram) benchKill(b *testing.B) {
 			bare = append(bare, bareKill(b))
 		}
 	}
-	report(b, "gone", "ms", quantile(gone, 0.5), quantile(bare, 0.5), 0)
+	ratio(b, "gone", "ms", quantile(gone, 0.5), quantile(bare, 0.5), 0)
 	figure(b, "gone-p50-ms", quantile(gone, 0.5), 5)
 	figure(b, "gone-p95-ms", quantile(gone, 0.95), 0)
 	figure(b, "receipt-p50-ms", quantile(receipt, 0.5), 0)
@@ -140,10 +140,10 @@ func (p *benchProgram) benchOutput(b *testing.B) {
 	}
 	const mb = floodBytes / 1e6
 	raw, o, t := medianSpent(bare), medianSpent(ours), medianSpent(tls)
-	report(b, "", "MB/s", mb/o.wall, mb/raw.wall, 0.65)
-	report(b, "cpu", "ms/MB", 1000*o.cpu/mb, 1000*raw.cpu/mb, 2)
-	report(b, "tls", "MB/s", mb/t.wall, mb/raw.wall, 0)
-	report(b, "tls-cpu-of-plain", "ms/MB", 1000*t.cpu/mb, 1000*o.cpu/mb, 2.8)
+	ratio(b, "", "MB/s", mb/o.wall, mb/raw.wall, 0.65)
+	ratio(b, "cpu", "ms/MB", 1000*o.cpu/mb, 1000*raw.cpu/mb, 2)
+	ratio(b, "tls", "MB/s", mb/t.wall, mb/raw.wall, 0)
+	ratio(b, "tls-cpu-of-plain", "ms/MB", 1000*t.cpu/mb, 1000*o.cpu/mb, 2.8)
 }
 
 // flood runs the job that prints much, until the last byte is in the file.
@@ -255,8 +255,8 @@ func (p *benchProgram) benchIdle(b *testing.B) {
 			p.awaitEnd(b, run)
 		}
 	}
-	report(b, "pss", "kB", quantile(ours[0], 0.5), quantile(bare[0], 0.5), 1.6)
-	report(b, "rss", "kB", quantile(ours[1], 0.5), quantile(bare[1], 0.5), 2)
+	ratio(b, "pss", "kB", quantile(ours[0], 0.5), quantile(bare[0], 0.5), 1.6)
+	ratio(b, "rss", "kB", quantile(ours[1], 0.5), quantile(bare[1], 0.5), 2)
 }
 
 // bareListener is a server that upgrades and waits.
@@ -327,7 +327,7 @@ func (p *benchProgram) benchMany(b *testing.B) {
 		killed, unsettled = p.killAll(b, n)
 		late = float64(unsettled)
 	}
-	report(b, "", "ms", began, manyTasks*quantile(bare, 0.5), 1.5)
+	ratio(b, "", "ms", began, manyTasks*quantile(bare, 0.5), 1.5)
 	figure(b, "kill-all-s", killed, 10)
 	b.ReportMetric(late, "receipts-without-proof") // each of them is one too many
 }
@@ -369,13 +369,13 @@ func (p *benchProgram) benchBinary(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		report(b, "", "MB", float64(info.Size())/1e6, 14, 1)
+		ratio(b, "", "MB", float64(info.Size())/1e6, 14, 1)
 	}
 }
 
-// report makes one row of the table: ours beside the baseline, and the ratio that
+// ratio makes one row of the table: ours beside the baseline, and the ratio that
 // is to be reached, 0 for none.
-func report(b *testing.B, what, unit string, ours, baseline, reach float64) {
+func ratio(b *testing.B, what, unit string, ours, baseline, reach float64) {
 	if what != "" {
 		what += ":"
 	}

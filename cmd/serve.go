@@ -20,6 +20,7 @@ import (
 	"saltpeter/runner/api"
 	"saltpeter/runner/launch"
 	"saltpeter/runner/ledger"
+	"saltpeter/runner/report"
 	"saltpeter/wrapper"
 	"saltpeter/wsx"
 )
@@ -71,6 +72,7 @@ type daemon struct {
 	stateDir string
 	book     *ledger.Ledger
 	runner   *runner.Runner
+	reports  *report.Reports
 	closers  []func()
 
 	mu     sync.Mutex
@@ -142,6 +144,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err := d.openBook(ctx); err != nil {
 		return err
 	}
+	d.openReports(ctx)
 	machines, url, err := d.openMachinesPort()
 	if err != nil {
 		return err
@@ -175,6 +178,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if ln := d.openMachinesSocket(); ln != nil {
 		start("the machines socket", func() error { return road.Serve(ln) })
 	}
+	start("the reports", func() error { return d.reports.Run(ctx) })
 	start("the runner", func() error { return d.runner.Run(ctx) })
 	for _, ln := range listeners {
 		start("the API on "+ln.Addr().String(), func() error { return front.Serve(ln) })
@@ -232,7 +236,7 @@ func (d *daemon) openAPI() (*api.Server, []net.Listener, error) {
 	}
 	front := api.New(api.Options{
 		Runner: d.runner, Ledger: d.book, Version: wrapper.Version, Tokens: tokens,
-		ConfigDir: d.o.dir, ConfigError: d.configError, Log: d.log,
+		ConfigDir: d.o.dir, ConfigError: d.configError, Reports: d.reporters, Log: d.log,
 	})
 	socket, err := listenSocket(d.o.socket, s.SocketGroup)
 	if err != nil {
@@ -274,6 +278,7 @@ func (d *daemon) watch(ctx context.Context) error {
 		before = set
 		d.warnOfBind(set)
 		d.runner.SetConfig(set)
+		d.reports.Set(ctx, reportSettings(set))
 	}, func(err error) {
 		d.setUnread(err)
 		if err != nil {

@@ -66,6 +66,7 @@ func (a *app) printStatus(ctx context.Context, client *api.Client, name string, 
 		return nil
 	}
 	a.problems(w, st)
+	a.reporters(w, st)
 	a.liveTable(w, st)
 	a.jobTable(w, st)
 	return nil

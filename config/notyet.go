@@ -37,12 +37,7 @@ func (r *jobReader) notYet(body *value) {
 // settingNotYet are keys of saltpeter_config; for default_transport only its
 // value decides.
 var settingNotYet = map[string]string{
-	"elasticsearch":       "nothing is sent",
-	"elasticsearch_index": "nothing is sent",
-	"opensearch":          "nothing is sent",
-	"opensearch_index":    "nothing is sent",
-	"adopt_unknown":       "unknown wrappers are refused",
-	"logdir":              "no text log is written; `saltpeter logs` has the output",
+	"adopt_unknown": "unknown wrappers are refused",
 }
 
 var transportNotYet = map[string]string{

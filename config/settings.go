@@ -74,8 +74,19 @@ func readTLS(s *scope, key string, v *value) (string, bool) {
 	return "", false
 }
 
+// readLogDir reads a folder, or off, which YAML takes for a boolean.
+func readLogDir(s *scope, key string, v *value) (string, bool) {
+	if is, ok := yamlBools[v.text]; v.kind == scalarKind && v.plain && ok {
+		if is {
+			s.fail(v, key, v.text+" is a YAML boolean", "name a folder, or write off")
+		}
+		return "off", !is
+	}
+	return s.trimmed(key, v)
+}
+
 var settingKeys = map[string]settingKey{
-	"logdir":                        put((*scope).trimmed, func(s *Settings) *string { return &s.LogDir }),
+	"logdir":                        put(readLogDir, func(s *Settings) *string { return &s.LogDir }),
 	"debug":                         put((*scope).boolean, func(s *Settings) *bool { return &s.Debug }),
 	"api_ws":                        put((*scope).boolean, func(s *Settings) *bool { return &s.API }),
 	"api_ws_port":                   put(readPort, func(s *Settings) *int { return &s.APIPort }),

@@ -78,6 +78,7 @@ func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	for _, state := range []ledger.State{ledger.Queued, ledger.Launching, ledger.Running, ledger.Paused, ledger.Stopping, ledger.Lost} {
 		fmt.Fprintf(w, "saltpeter_tasks{state=%q} %d\n", state, states[state])
 	}
+	writeReporters(w, s.reporters(r.Context()))
 	writeProcess(w)
 	return nil
 }

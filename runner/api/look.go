@@ -21,6 +21,7 @@ type Status struct {
 	ConfigError string             `json:"config_error,omitempty"` // the folder itself cannot be read
 	Problems    []config.Problem   `json:"problems"`
 	Maintenance config.Maintenance `json:"maintenance"`
+	Reports     []Reporter         `json:"reports"`
 }
 
 func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
@@ -48,6 +49,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, Status{
 		Status: status, Version: s.o.Version, ConfigDir: s.o.ConfigDir, ConfigError: s.configError(),
 		Problems: problems(set), Maintenance: config.Maintenance{Global: set.Maintenance.Global, Machines: list(set.Maintenance.Machines)},
+		Reports: s.reporters(r.Context()),
 	})
 }
 
@@ -322,6 +324,7 @@ type Config struct {
 	Error    string           `json:"error,omitempty"`
 	Files    []ConfigFile     `json:"files"`
 	Problems []config.Problem `json:"problems"`
+	Reports  []Reporter       `json:"reports"`
 }
 
 // ConfigFile is one file of the folder.
@@ -336,7 +339,7 @@ type ConfigFile struct {
 
 func (s *Server) getConfig(w http.ResponseWriter, r *http.Request) error {
 	set := s.set()
-	answer := Config{Dir: s.o.ConfigDir, Serial: set.Serial, Error: s.configError(), Files: []ConfigFile{}, Problems: problems(set)}
+	answer := Config{Dir: s.o.ConfigDir, Serial: set.Serial, Error: s.configError(), Files: []ConfigFile{}, Problems: problems(set), Reports: s.reporters(r.Context())}
 	for _, f := range set.Files {
 		answer.Files = append(answer.Files, ConfigFile{Name: f.Name, Group: f.Group, Hash: f.Hash, Broken: f.Broken, LastGood: f.LastGood, Jobs: list(f.Jobs)})
 	}

@@ -31,6 +31,8 @@ type Options struct {
 	ConfigDir string
 	// Directory problems of the last read, if it failed; nil otherwise.
 	ConfigError func() error
+	// Reports tells how what is reported to the outside gets on; nil: nothing is.
+	Reports func(context.Context) []Reporter
 	// Patience is how long a client may keep a line of a stream, or an event,
 	// waiting before it is cut off; 0 = 30 s. Output is not under it: people hold
 	// it up in pagers, and it holds up nobody.

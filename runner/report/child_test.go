@@ -38,10 +38,7 @@ func childServer(dir string) error {
 	if err != nil {
 		return err
 	}
-	r, err := New(ctx, Options{Ledger: l, Linger: time.Millisecond, LogSize: 20_000}, Settings{LogDir: filepath.Join(dir, "log")})
-	if err != nil {
-		return err
-	}
+	r := New(ctx, Options{Ledger: l, Linger: time.Millisecond, LogSize: 20_000}, Settings{LogDir: filepath.Join(dir, "log")})
 	go r.Run(ctx)
 	base := time.Now()
 	for i := 0; ; i++ {

@@ -87,16 +87,16 @@ type Reports struct {
 
 // New makes Reports and lets the ledger know who reads its news: what happens from
 // then on is told, also if Run begins later.
-func New(ctx context.Context, o Options, s Settings) (*Reports, error) {
+//
+// If the ledger cannot take that now, since its disk is full, jobs are not to wait
+// for it: it is tried again.
+func New(ctx context.Context, o Options, s Settings) *Reports {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Reports{o: o, settings: s, running: map[string]*reporter{}}
-	if err := o.Ledger.SetReporters(ctx, s.names()); err != nil {
-		return nil, err
-	}
-	r.known = true
-	return r, nil
+	r.register(ctx)
+	return r
 }
 
 // Run reports until ctx ends, and returns when every reporter has stopped.
@@ -151,12 +151,8 @@ func (r *Reports) arrange(ctx context.Context) {
 			delete(r.running, name)
 		}
 	}
-	if !r.known {
-		if err := r.o.Ledger.SetReporters(ctx, names); err != nil {
-			r.o.Log.Error("cannot record who reports; it is tried again", "err", err)
-			return
-		}
-		r.known = true
+	if !r.register(ctx) {
+		return
 	}
 	for _, name := range names {
 		p := r.running[name]
@@ -171,6 +167,19 @@ func (r *Reports) arrange(ctx context.Context) {
 			p.hurry()
 		}
 	}
+}
+
+// register lets the ledger know who reads its news, if it does not yet.
+func (r *Reports) register(ctx context.Context) bool {
+	if r.known {
+		return true
+	}
+	if err := r.o.Ledger.SetReporters(ctx, r.settings.names()); err != nil {
+		r.o.Log.Error("cannot record who reports; it is tried again", "err", err)
+		return false
+	}
+	r.known = true
+	return true
 }
 
 // sink makes what a reporter hands its news to.

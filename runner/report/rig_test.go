@@ -92,10 +92,7 @@ func serve(t testing.TB, l *ledger.Ledger, s Settings, change ...func(*Options))
 	for _, f := range change {
 		f(&o)
 	}
-	r, err := New(t.Context(), o, s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r = New(t.Context(), o, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); r.Run(ctx) }()
