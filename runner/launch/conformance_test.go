@@ -76,7 +76,12 @@ func soon(t *testing.T) context.Context {
 // begin starts a command over a transport; what it leaves is swept.
 func begin(t *testing.T, g rig, tr Transport, command, fake string) (*task, StartResult) {
 	t.Helper()
-	order := wire.Order{Job: "job", Run: "run_" + rand.Text(), Task: rand.Text(), Command: command, SpoolDir: t.TempDir(),
+	return beginIn(t, g, tr, command, fake, t.TempDir())
+}
+
+func beginIn(t *testing.T, g rig, tr Transport, command, fake, spool string) (*task, StartResult) {
+	t.Helper()
+	order := wire.Order{Job: "job", Run: "run_" + rand.Text(), Task: rand.Text(), Command: command, SpoolDir: spool,
 		Env: map[string]string{"FAKE": fake, "BRAND": newBrand(), "BIG": strings.Repeat("x", 200_000)}}
 	text, err := order.Encode()
 	if err != nil {
