@@ -98,7 +98,40 @@ func (s *secureShell) startKind(ctx context.Context, m Machine, k *kind, order [
 	case k.ours:
 		return s.startOurs(ctx, m, m.WrapperPath, order)
 	}
-	return certainlyNot(fmt.Errorf("cannot start the wrapper on %s: %s is of another generation: %w", m.Name, m.WrapperPath, ErrNoTransport))
+	return s.startOlder(ctx, m, order)
+}
+
+// startOlder starts a wrapper of an older generation: its settings are its
+// environment, which comes from a shell's standard input. It says nothing and goes
+// into the background; what ends with another code may have had a job that short.
+func (s *secureShell) startOlder(ctx context.Context, m Machine, order []byte) StartResult {
+	env, err := olderEnvironment(order)
+	if err != nil {
+		return certainlyNot(err)
+	}
+	script, err := olderScript(env, m.WrapperPath)
+	if err != nil {
+		return certainlyNot(err)
+	}
+	d := dialogue{stdin: script}
+	d.read = func(r io.Reader) error {
+		if _, err := io.Copy(io.Discard, r); err != nil {
+			return err
+		}
+		return errNoIdentity // how it ends says whether it started
+	}
+	err = s.hold(ctx, m, s.line(m, "sh", "-s"), &d)
+	switch {
+	case !d.sent:
+		return certainlyNot(err)
+	case d.end.running, d.end.known && d.end.code == 0:
+		return StartResult{Certainty: Started, Older: true}
+	case d.end.known && (d.end.code == 126 || d.end.code == 127):
+		return certainlyNot(fmt.Errorf("cannot start the wrapper: %s cannot be executed (exit code %d)", m.WrapperPath, d.end.code))
+	case d.end.known:
+		err = errors.New(d.end.String())
+	}
+	return StartResult{Certainty: Unsure, Older: true, Err: fmt.Errorf("cannot say whether the older wrapper %s started: %w", m.WrapperPath, err)}
 }
 
 // probe asks a given wrapper what it is. One that does not say is an older one.

@@ -79,6 +79,9 @@ func (l *local) Start(ctx context.Context, m Machine, order []byte) StartResult 
 	if err != nil {
 		return certainlyNot(err)
 	}
+	if found.none {
+		return certainlyNot(notAWrapper(m.WrapperPath))
+	}
 	if found.older {
 		return l.startOlder(ctx, m, order, found)
 	}

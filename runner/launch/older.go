@@ -152,6 +152,7 @@ type fileVersion struct {
 // probe is what one asking came to.
 type probe struct {
 	older bool
+	none  bool   // no wrapper at all
 	said  string // what it said to that, for the error of a start that comes to nothing
 }
 
@@ -240,6 +241,9 @@ func (l *local) probe(ctx context.Context, m Machine) (probe, error) {
 	}
 	if takesOrders(out.buf.Bytes()) {
 		return probe{}, nil
+	}
+	if out.buf.Len() == 0 && errs.buf.Len() == 0 && c.endedWell(settle) {
+		return probe{none: true}, nil // an older one would have missed its settings
 	}
 	return probe{older: true, said: lastLine(out.String() + "\n" + errs.String())}, nil
 }

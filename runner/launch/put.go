@@ -31,6 +31,7 @@ const pushWithin = 15 * time.Minute
 // meanwhile waits for the same one.
 type arrival struct {
 	done    chan struct{}
+	spoken  chan struct{} // closed once the machine has answered at all
 	path    string
 	version string
 	was     bool // it lay there already
@@ -56,17 +57,22 @@ func (s *secureShell) binary(ctx context.Context, m Machine) (*arrival, error) {
 	case <-a.done:
 		return a, a.err
 	case <-ctx.Done():
-		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-			return nil, fmt.Errorf("cannot start the wrapper on %s yet: it is still being put there", m.Name)
-		}
+	}
+	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return nil, fmt.Errorf("cannot start the wrapper: %w", context.Cause(ctx))
+	}
+	select {
+	case <-a.spoken:
+		return nil, fmt.Errorf("cannot start the wrapper on %s yet: it is still being put there", m.Name)
+	default:
+		return nil, noWay(m, errors.New("no answer within the time of a start"))
 	}
 }
 
 // fetchOrPut begins an arrival, or joins the one that another began meanwhile. One
 // that fails is forgotten: the next start tries again.
 func (s *secureShell) fetchOrPut(key string, m Machine) *arrival {
-	a := &arrival{done: make(chan struct{})}
+	a := &arrival{done: make(chan struct{}), spoken: make(chan struct{})}
 	s.mu.Lock()
 	if other := s.arrivals[key]; other != nil || s.closed {
 		s.mu.Unlock()
@@ -103,6 +109,7 @@ func (s *secureShell) arrive(ctx context.Context, m Machine, a *arrival) error {
 	if err != nil {
 		return err
 	}
+	close(a.spoken)
 	if found.path != "" {
 		a.path, a.version, a.was = found.path, found.version, true
 		return nil

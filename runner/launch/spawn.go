@@ -190,6 +190,18 @@ func (c *child) ending() ending {
 	return ending{known: true, code: c.status.ExitStatus()}
 }
 
+// endedWell reports whether a child ends with exit code 0, and soon.
+func (c *child) endedWell(within time.Duration) bool {
+	wait := time.NewTimer(within)
+	defer wait.Stop()
+	select {
+	case <-c.done:
+	case <-wait.C:
+	}
+	end := c.ending()
+	return end.known && end.code == 0
+}
+
 // pipes are the three standard ones of a child, both ends.
 type pipes struct {
 	theirs [3]*os.File // what the child gets

@@ -255,7 +255,7 @@ func (s *secureShell) hold(ctx context.Context, m Machine, line string, d *dialo
 		}
 		return nil
 	}
-	d.end = awaitEnding(session, settle)
+	d.end = awaitEnding(ctx, session, settle)
 	session.Close()
 	wg.Wait()
 	stop()
@@ -269,21 +269,30 @@ func (s *secureShell) hold(ctx context.Context, m Machine, line string, d *dialo
 // letEnd waits for the end of a command that has nothing more to say, and then
 // closes its session in any case.
 func letEnd(session *sshx.Session, most time.Duration) {
-	awaitEnding(session, most)
+	awaitEnding(context.Background(), session, most)
 	session.Close()
 }
 
 // awaitEnding waits for a command's end, but not for long. What it still prints is
 // swallowed, so that nothing holds it up.
-func awaitEnding(session *sshx.Session, most time.Duration) ending {
-	timer := time.AfterFunc(most, func() { session.Close() })
-	defer timer.Stop()
-	io.Copy(io.Discard, session.Stdout)
-	exit, err := session.Wait()
-	if err != nil {
-		return ending{}
+func awaitEnding(ctx context.Context, session *sshx.Session, most time.Duration) ending {
+	ended := make(chan ending, 1)
+	// Where the command goes on, these end with the connection, which the client
+	// waits for: the far side keeps a session until its command has ended.
+	go io.Copy(io.Discard, session.Stdout)
+	go func() {
+		exit, err := session.Wait()
+		ended <- ending{known: err == nil, code: exit.Code, signal: exit.Signal}
+	}()
+	limit := time.NewTimer(most)
+	defer limit.Stop()
+	select {
+	case e := <-ended:
+		return e
+	case <-ctx.Done():
+	case <-limit.C:
 	}
-	return ending{known: true, code: exit.Code, signal: exit.Signal}
+	return ending{running: true}
 }
 
 // maySent reports whether a command may have reached the machine.

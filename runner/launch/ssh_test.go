@@ -117,20 +117,21 @@ func TestSSHUnreachable(t *testing.T) {
 	tr := NewSSH(SSHOptions{Client: sshClient(t, d), Executable: self(t)})
 	defer tr.Close()
 	for name, addr := range map[string]string{"closed": closed, "silent": silent.Addr().String()} {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		brief := func() context.Context {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			t.Cleanup(cancel)
+			return ctx
+		}
 		m := Machine{Name: name, SSH: "root@" + addr}
-		if res := tr.Start(ctx, m, []byte("{}")); res.Certainty != CertainlyNot || !errors.Is(res.Err, ErrUnreachable) {
+		if res := tr.Start(brief(), m, []byte("{}")); res.Certainty != CertainlyNot || !errors.Is(res.Err, ErrUnreachable) {
 			t.Errorf("%s: start: %s: %v", name, res.Certainty, res.Err)
 		}
-		cancel()
-		ctx, cancel = context.WithTimeout(context.Background(), 2*time.Second)
-		if _, err := tr.Script(ctx, m, ScriptRequest{Op: OpKill, Task: "x"}); !errors.Is(err, ErrUnreachable) {
+		if _, err := tr.Script(brief(), m, ScriptRequest{Op: OpKill, Task: "x"}); !errors.Is(err, ErrUnreachable) {
 			t.Errorf("%s: script: %v", name, err)
 		}
-		if _, err := tr.Fetch(ctx, m, "/etc/passwd", 0, 1); !errors.Is(err, ErrUnreachable) {
+		if _, err := tr.Fetch(brief(), m, "/etc/passwd", 0, 1); !errors.Is(err, ErrUnreachable) {
 			t.Errorf("%s: fetch: %v", name, err)
 		}
-		cancel()
 	}
 	if res := tr.Start(soon(t), Machine{Name: "nowhere"}, nil); res.Certainty != CertainlyNot || !strings.Contains(res.Err.Error(), "no address") {
 		t.Errorf("no address: %v", res.Err)
