@@ -156,17 +156,51 @@ func (d *daemon) machinesTLS() (pin string, c *tls.Config, err error) {
 		}
 		return "", c, nil
 	}
-	certFile, keyFile := filepath.Join(d.stateDir, "machines.crt"), filepath.Join(d.stateDir, "machines.key")
-	// The certificate is written last: where it is, wrappers may know its key.
+	// A new key would lock out the wrappers of unfinished tasks.
+	return d.ownTLS("machines", nil, "put %[2]s back from a backup; without one, remove it and %[1]s when nothing runs any more")
+}
+
+// apiTLS is what the API port shows: the operator's certificate, the server's own,
+// or none. Plain clients share the port all the same.
+func (d *daemon) apiTLS() (*tls.Config, error) {
+	s := &d.set.Settings
+	if s.APITLS != "auto" {
+		c, err := operatorTLS(s.APITLS)
+		if err != nil {
+			return nil, failed(err, "api_ws_tls is auto, off, or \"CERTIFICATE,KEY\", two PEM files")
+		}
+		return c, nil
+	}
+	names := []string{"127.0.0.1", "::1", s.ServerHost}
+	for _, host := range s.APIAllowedHosts {
+		if !strings.ContainsAny(host, ":/") { // the rest are origins of other pages
+			names = append(names, host)
+		}
+	}
+	if ip := net.ParseIP(s.APIBind); ip != nil && !ip.IsUnspecified() {
+		names = append(names, s.APIBind)
+	}
+	pin, c, err := d.ownTLS("api", names, "put %[2]s back from a backup, or remove it and %[1]s: clients must then be told the new pin")
+	if err == nil {
+		d.log.Info("the API shows a certificate of its own: clients know it by its pin (--pin, SALTPETER_PIN) or by the file (--ca-file)",
+			"pin", pin, "file", filepath.Join(d.stateDir, "api.crt"))
+	}
+	return c, err
+}
+
+// ownTLS is the key pair that the server made for itself on its first start, and the
+// pin that it is known by. lost says what to do where it can't be used any more.
+func (d *daemon) ownTLS(which string, names []string, lost string) (pin string, c *tls.Config, err error) {
+	certFile, keyFile := filepath.Join(d.stateDir, which+".crt"), filepath.Join(d.stateDir, which+".key")
+	// The certificate is written last: where it is, clients may know its key.
 	if _, err := os.Stat(certFile); errors.Is(err, fs.ErrNotExist) {
-		if err := makeCertificate(certFile, keyFile); err != nil {
-			return "", nil, failed(fmt.Errorf("cannot make the machines port's key: %w", err), "")
+		if err := makeCertificate(certFile, keyFile, names); err != nil {
+			return "", nil, failed(fmt.Errorf("cannot make the key of the %s port: %w", which, err), "")
 		}
 	}
 	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		// A new key would lock out the wrappers of unfinished tasks.
-		return "", nil, failed(fmt.Errorf("cannot use the machines port's key: %w", err), "put "+keyFile+" back from a backup; without one, remove it and "+certFile+" when nothing runs any more")
+		return "", nil, failed(fmt.Errorf("cannot use the key of the %s port: %w", which, err), fmt.Sprintf(lost, certFile, keyFile))
 	}
 	if pin, err = wsx.PinOf(cert); err != nil {
 		return "", nil, err
@@ -175,9 +209,9 @@ func (d *daemon) machinesTLS() (pin string, c *tls.Config, err error) {
 }
 
 // makeCertificate makes the key pair of a first start.
-func makeCertificate(certFile, keyFile string) error {
+func makeCertificate(certFile, keyFile string, names []string) error {
 	host, _ := os.Hostname()
-	certPEM, keyPEM, err := wsx.NewCertificate([]string{host, "localhost"}, time.Now())
+	certPEM, keyPEM, err := wsx.NewCertificate(append([]string{host, "localhost"}, names...), time.Now())
 	if err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type killRig struct {
 	cmd         *exec.Cmd
 	done        chan struct{}
 	client      *api.Client
+	flags       []string // more of them, from the next start on
 }
 
 const killPatience = 90 * time.Second // a busy machine is no failure
@@ -122,6 +123,7 @@ func (r *killRig) serve() {
 	}
 	defer log.Close()
 	r.cmd = exec.Command(r.bin, "serve", "-c", filepath.Join(r.dir, "jobs"), "--state-dir", filepath.Join(r.dir, "state"), "--socket", r.socket, "--machines-port", "0", "--debug")
+	r.cmd.Args = append(r.cmd.Args, r.flags...)
 	r.cmd.Dir, r.cmd.Env, r.cmd.Stdout, r.cmd.Stderr = r.dir, r.env(), log, log
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)

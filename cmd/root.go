@@ -25,6 +25,7 @@ type app struct {
 	addr      string
 	tokenFile string
 	caFile    string
+	pin       string
 	output    string // table, wide, json
 	noColor   bool
 
@@ -83,6 +84,7 @@ Start the daemon with "saltpeter serve -c DIR"; the other verbs speak to it.`,
 	flags.StringVar(&a.addr, "addr", "", "the server: unix:///PATH or https://HOST:PORT (default the socket of a server on this machine)")
 	flags.StringVar(&a.tokenFile, "token-file", "", "file that holds the token for https addresses")
 	flags.StringVar(&a.caFile, "ca-file", "", "PEM file to check the server's certificate by (default the system's CAs)")
+	flags.StringVar(&a.pin, "pin", "", "SHA-256 of the server's public key, to check it by (its log tells it where api_ws_tls is auto)")
 	flags.StringVarP(&a.output, "output", "o", "table", "table, wide or json")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours, also on a terminal")
 	root.AddCommand(a.verbs()...)
@@ -123,7 +125,7 @@ func (a *app) client() (*api.Client, error) {
 	if addr == "" {
 		addr = "unix://" + defaultSocket()
 	}
-	c, err := api.NewClient(api.ClientOptions{Addr: addr, TokenFile: a.tokenFile, CAFile: a.caFile})
+	c, err := api.NewClient(api.ClientOptions{Addr: addr, TokenFile: a.tokenFile, CAFile: a.caFile, Pin: a.pin})
 	if err != nil {
 		return nil, &failure{code: exitUsage, stable: "usage", text: err.Error()}
 	}

@@ -55,7 +55,7 @@ func (a *app) serveVerb() *cobra.Command {
 	f := c.Flags()
 	f.StringVarP(&o.dir, "config", "c", "/etc/saltpeter", "folder of job files")
 	f.BoolVarP(&o.api, "api", "a", false, "answer on TCP too (saltpeter_config: api_ws)")
-	f.IntVarP(&o.port, "port", "p", 0, "port of the TCP API (saltpeter_config: api_ws_port, 8888)")
+	f.IntVarP(&o.port, "port", "p", 0, "port of the TCP API (saltpeter_config: api_ws_port, 8888); 0 takes a free one, which the log tells")
 	f.StringVar(&o.stateDir, "state-dir", "", "where runs, output and keys are kept (default "+defaultStateDir()+")")
 	f.StringVar(&o.socket, "socket", "", "unix socket for the command line (default "+ownSocket()+")")
 	f.IntVar(&o.machinesPort, "machines-port", -1, "port that wrappers dial (saltpeter_config: machines_ws_port, 8889); 0 takes a free one and keeps it")
@@ -105,7 +105,7 @@ func newDaemon(a *app, o serveOptions, portGiven bool) (*daemon, error) {
 	}
 	o.debug = o.debug || set.Settings.Debug
 	o.api = o.api || set.Settings.API || portGiven
-	if o.port == 0 {
+	if !portGiven {
 		o.port = set.Settings.APIPort
 	}
 	if o.machinesPort < 0 {
@@ -253,12 +253,13 @@ func (d *daemon) openAPI() (*api.Server, []net.Listener, error) {
 			hint: "another server may use it: see `ss -ltnp`; set api_ws_port in saltpeter_config, or -p"}
 	}
 	d.closeLater(func() { ln.Close() })
+	d.log.Info("the API answers on TCP", "address", ln.Addr().String())
 	if s.APIBind == "127.0.0.1" {
-		d.log.Info("the API answers this machine only; for others add to saltpeter_config: api_ws_bind_addr: 0.0.0.0", "port", d.o.port)
+		d.log.Info("the API answers this machine only; for others add to saltpeter_config: api_ws_bind_addr: 0.0.0.0")
 	}
-	tlsConfig, err := operatorTLS(s.APITLS)
+	tlsConfig, err := d.apiTLS()
 	if err != nil {
-		return nil, nil, failed(err, "api_ws_tls is \"CERTIFICATE,KEY\", two PEM files")
+		return nil, nil, err
 	}
 	if tlsConfig != nil {
 		ln = wsx.SniffTLS(ln, tlsConfig)

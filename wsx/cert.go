@@ -34,7 +34,7 @@ func NewCertificate(names []string, now time.Time) (certPEM, keyPEM []byte, err 
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: "Saltpeter machines listener"},
+		Subject:      pkix.Name{CommonName: "Saltpeter"},
 		// Machines whose clock is behind are no reason to fail.
 		NotBefore:             now.Add(-48 * time.Hour),
 		NotAfter:              now.AddDate(certYears, 0, 0),
@@ -77,6 +77,15 @@ func PinOf(c tls.Certificate) (string, error) {
 func pinOf(leaf *x509.Certificate) string {
 	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:])
+}
+
+// Pinned is how a client checks a server by the hex SHA-256 of its public key
+// instead of a CA.
+func Pinned(pin, host string) (*tls.Config, error) {
+	if pin == "" {
+		return nil, errors.New("there is no pin")
+	}
+	return pinned(pin, host)
 }
 
 // pinned is the client's side: with a pin the public key is all that counts,

@@ -15,6 +15,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"saltpeter/wsx"
 )
 
 // ClientOptions say which server, and as whom.
@@ -22,6 +24,7 @@ type ClientOptions struct {
 	Addr      string // unix:///path, http://HOST:PORT or https://HOST:PORT
 	TokenFile string // holds the token; never on a command line
 	CAFile    string // PEM of a CA or of the server's own certificate; "" = the system's
+	Pin       string // hex SHA-256 of the server's public key, instead of a CA
 }
 
 // Client is what the command line, and nothing else, speaks to a server with.
@@ -92,6 +95,14 @@ func NewClient(o ClientOptions) (*Client, error) {
 			return nil, fmt.Errorf("cannot read the CA: %s holds no certificate in PEM", o.CAFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+	}
+	if o.Pin != "" {
+		if u.Scheme == "http" {
+			return nil, fmt.Errorf("cannot check %s by a pin: it would be reached in the clear; use https", o.Addr)
+		}
+		if transport.TLSClientConfig, err = wsx.Pinned(o.Pin, u.Hostname()); err != nil {
+			return nil, fmt.Errorf("cannot use the pin: %w", err)
+		}
 	}
 	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // this server sends nobody elsewhere

@@ -1,0 +1,179 @@
+package api
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"saltpeter/config/targets"
+	"saltpeter/runner"
+	"saltpeter/runner/ledger"
+	"saltpeter/wsx"
+)
+
+// Several machines in batches, one that can't be reached, and one in maintenance.
+func TestPageManyMachines(t *testing.T) {
+	r := newRig(t)
+	r.configure(`
+saltpeter_machines: {a: {local: true}, b: {local: true}, c: {local: true}, far: {ssh: "nobody@127.0.0.1:1"}}
+wide:
+  command: echo on $SP_MACHINE_ID; while [ ! -e GOFILE.$SP_MACHINE_ID ]; do sleep 0.05; done
+  schedule: '@yearly'
+  targets: '*'
+  batch_size: 2
+`)
+	v := r.view(pageKinds[1])
+	v.open("wide")
+	v.until("all machines", func(p *oldPage) bool { return p.details != nil && len(p.details["targets"].([]any)) == 4 })
+	run, err := r.client.RunJob(t.Context(), "wide", RunRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []string{"a", "b"} {
+		v.shows(spot{"wide", m}, run.ID, "on "+m+"\n")
+	}
+	v.until("that the others wait", func(p *oldPage) bool {
+		results := p.details["results"].(map[string]any)
+		return results["a"] != nil && results["b"] != nil && results["c"] == nil && len(p.details["targets"].([]any)) == 4
+	})
+	r.goOn("a")
+	r.goOn("b")
+	v.shows(spot{"wide", "c"}, run.ID, "on c\n")
+	v.until("what became of the others", func(p *oldPage) bool {
+		results := p.details["results"].(map[string]any)
+		far, _ := results["far"].(map[string]any)
+		a, _ := results["a"].(map[string]any)
+		return far != nil && far["retcode"] == 255.0 && a["retcode"] == 0.0
+	})
+	// One machine is killed; its name is a name.
+	v.say(map[string]any{"killMachine": map[string]any{"cron": "wide", "machine": "?"}})
+	if f := v.answer("result", nil); f["code"] != "nothing_running" {
+		t.Errorf("a pattern: %v", f)
+	}
+	v.say(map[string]any{"killMachine": map[string]any{"cron": "wide", "machine": "c"}})
+	v.answer("receipt", func(f map[string]any) bool { return f["machine"] == "c" && f["outcome"] == "gone" })
+	v.until("that nothing runs", func(p *oldPage) bool {
+		return len(p.runNow) == 0 && p.last["wide"].(map[string]any)["result_ok"] == false
+	})
+}
+
+func TestExactly(t *testing.T) {
+	for _, name := range []string{"web1", "w*", "w?b", "[ab]", "]", "[", "[!a]", "a]b[", "web[01]*?"} {
+		expr, err := targets.Parse("glob", exactly(name))
+		if err != nil {
+			t.Errorf("%q: %v", name, err)
+			continue
+		}
+		for _, other := range []string{"web1", "w*", "w?b", "wxb", "[ab]", "a", "]", "[", "[!a]", "b", "a]b[", "web[01]*?", "web0xx"} {
+			if expr.Match(targets.Machine{Name: other}) != (name == other) {
+				t.Errorf("%q as a pattern is %q, and %q matches: %t", name, exactly(name), other, name != other)
+			}
+		}
+	}
+}
+
+// A page that takes nothing any more can still kill.
+func TestDeafPageKills(t *testing.T) {
+	r := newRig(t)
+	r.configure(jobFiles + "storm:\n  command: seq 1 1000000000\n  schedule: '@yearly'\n  targets: '*'\n")
+	id := r.run("storm", ledger.Running)
+	conn, err := wsx.Dial(t.Context(), wsx.DialOptions{URL: "ws://" + r.tcp + "/ws"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close("")
+	conn.Write(wsx.Text, []byte(`{"subscribe":"storm"}`))
+	r.await("more output than any buffer takes", func() bool { return r.task(id).Length > 16<<20 })
+	conn.Write(wsx.Text, []byte(`{"killCron":"storm"}`))
+	r.await("its end", func() bool { return r.task(id).State == ledger.Killed })
+}
+
+// A task whose wrapper comes back after its end was told has more to say than a page
+// was told: the page begins anew.
+func TestPageIsToldOfMore(t *testing.T) {
+	p := newPage(false)
+	p.visit("j")
+	view := map[string]*jobView{"j": {texts: []runningTask{{status: taskStatus("j", "m", "j_1", ledger.Unknown)}}}}
+	if owed := p.owes(view); len(owed) != 0 {
+		t.Fatalf("a fresh page owes %v", owed)
+	}
+	c := p.copies[spot{"j", "m"}]
+	c.sent(point{10, 10}, true)
+	c.final, c.spoiled = 10, true
+	owed := p.owes(view)
+	if len(owed) != 1 {
+		t.Fatal("nothing is owed")
+	}
+	p.status([]runView{{id: "j_1", Name: "j", Machines: []string{"m"}}})
+	if c.spoiled || c.at() != (point{}) || c.complete {
+		t.Errorf("after its status: %+v", c)
+	}
+	p.status(nil)
+	if len(p.owes(view)) != 0 || c.behind() {
+		t.Errorf("it owes more: %+v", c)
+	}
+}
+
+// Whatever the page expects of what it may expect, chunks that begin where copyOf
+// says and end where it says leave no gap.
+func TestCopies(t *testing.T) {
+	c := newCopy("r")
+	pages := map[int64]bool{0: true} // what pages may expect
+	send := func(n int64) {
+		from := c.at()
+		to := min(from.pos+n, c.stop())
+		if pages[from.pos] {
+			delete(pages, from.pos)
+			pages[to] = true
+		}
+		for at := range pages {
+			if at < to && at > from.pos {
+				t.Fatalf("a chunk from %d to %d passes a page that expects %d", from.pos, to, at)
+			}
+		}
+		c.sent(point{to, to}, false)
+	}
+	empty := func() { // some pages emptied their text, others did not
+		c.mayBeEmpty()
+		pages[0] = true
+	}
+	for i := range int64(200) {
+		send(i % 7)
+		if i%5 == 0 {
+			empty()
+		}
+	}
+	for c.behind() {
+		send(1000)
+	}
+	if len(pages) != 1 || !pages[c.at().pos] {
+		t.Errorf("pages expect %v, and it goes on at %d", pages, c.at().pos)
+	}
+}
+
+func FuzzMoment(f *testing.F) {
+	for _, s := range []string{"now", "now-5m", "now+1d-2h", "2026-01-02T03:04:05Z", "now-", "now-9999999y"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) { _, _ = parseMoment(s, time.Unix(1e9, 0)) })
+}
+
+func FuzzText(f *testing.F) {
+	f.Add([]byte("a\xf0\x9f\x98\x80\"\\\n\xff"), 3)
+	f.Fuzz(func(t *testing.T, b []byte, cut int) {
+		frame, used, units := appendText([]byte{'"'}, b, false)
+		used2, units2 := countUnits(b, false)
+		frame, rest, more := appendText(frame, b[used:], true)
+		if used != used2 || units != units2 || used+rest != len(b) {
+			t.Fatal("the two do not agree")
+		}
+		var s string
+		if err := json.Unmarshal(append(frame, '"'), &s); err != nil || s != rendered(b) || units16(s) != units+more {
+			t.Fatalf("%q becomes %q, %v", b, s, err)
+		}
+	})
+}
+
+func taskStatus(job, machine, run string, state ledger.State) *runner.TaskStatus {
+	return &runner.TaskStatus{Task: ledger.Task{TaskID: ledger.TaskID{Run: run, Machine: machine}, Job: job, State: state}}
+}
