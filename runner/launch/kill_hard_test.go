@@ -294,3 +294,35 @@ func forEverybody(t *testing.T) string {
 	}
 	return path
 }
+
+// R16 for the script: it asks nobody for the wall clock, and its grace is as long
+// as it should be by another clock.
+func TestKillByUptimeOnly(t *testing.T) {
+	lab.Case(t, "R16 clock jump", "kill.sh")
+	t.Parallel()
+	dir := t.TempDir()
+	marker := dir + "/asked"
+	stub := "#!/bin/sh\n: >" + marker + "\necho 0\n"
+	for _, name := range []string{"date", "hwclock", "stat"} {
+		if err := os.WriteFile(dir+"/"+name, []byte(stub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, env := range []string{"SP_NOAWK=1", "SP_NOAWK="} {
+		k := startTask(t, "trap '' TERM; sleep 300 & wait; wait", taskOptions{})
+		k.awaitMembers(2)
+		k.loseWrapper()
+		sh := posix
+		sh.env = []string{env, "PATH=" + dir + ":" + os.Getenv("PATH")}
+		q := k.request(OpKill)
+		q.Grace = time.Second
+		began := time.Now()
+		k.assertGone(sh.ask(t, q))
+		if took := time.Since(began); took < q.Grace {
+			t.Errorf("gone after %s, the grace is %s", took, q.Grace)
+		}
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("the script asked for the wall clock")
+	}
+}
