@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -297,4 +299,73 @@ func TestClose(t *testing.T) {
 	if _, err := c.Run(context.Background(), s.Host, Command{Line: "true"}); !errors.Is(err, errClosed) {
 		t.Errorf("a closed client runs: %v", err)
 	}
+}
+
+// Login shells of every kind, with rc files that talk.
+func TestLoginShells(t *testing.T) {
+	noise := map[string]string{".bashrc": "echo noise from bashrc\n", ".profile": "echo noise from profile\n", ".cshrc": "echo noise from cshrc\n", ".tcshrc": "echo noise from tcshrc\n",
+		".config/fish/config.fish": "echo noise from fish\n", ".ssh/rc": "echo noise from ssh rc >&2\n"}
+	for name, o := range map[string]lab.WorldOptions{
+		"dash":    {Shell: "/bin/dash"},
+		"bash":    {Shell: "/bin/bash"},
+		"busybox": {},
+		"csh":     {Shell: "/usr/bin/bsd-csh", Packages: []string{"csh"}},
+		"tcsh":    {Shell: "/usr/bin/tcsh", Packages: []string{"tcsh"}},
+		"fish":    {Shell: "/usr/bin/fish", Packages: []string{"fish", "fish-common", "libpcre2-32-0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "busybox" {
+				o.Shell = busyboxShell(t)
+			}
+			o.Files = noise
+			w := lab.NewWorld(t, o)
+			s := lab.SSHD(t, lab.SSHDOptions{World: w})
+			c, _ := client(t, s)
+			for _, user := range []string{"spuser", "root"} {
+				for _, argv := range words {
+					out, errs, exit, err := run(c, user+"@"+s.Host, Quote(argv...))
+					if err != nil || exit.Code != 0 || !strings.HasSuffix(out, want(argv)) {
+						t.Fatalf("as %s: %q printed %q %q, exit %+v, %v", user, argv, out, errs, exit, err)
+					}
+				}
+				// What the launch and the kill of a task are made of.
+				out := mustRun(t, c, user+"@"+s.Host, Quote("sh", "-s"), "id -un; exit 0\n")
+				if !strings.HasSuffix(out, user+"\n") {
+					t.Fatalf("sh -s as %s said %q", user, out)
+				}
+			}
+		})
+	}
+	t.Run("nologin", func(t *testing.T) {
+		s := lab.SSHD(t, lab.SSHDOptions{Options: lab.WorldOptions{Shell: "/usr/sbin/nologin"}})
+		if s.World == nil {
+			t.Skip("needs root: a user with another shell")
+		}
+		c, _ := client(t, s)
+		out, _, exit, err := run(c, s.Host, "true")
+		if err != nil || exit.Code == 0 {
+			t.Fatalf("exit %+v, %v: nologin ran it: %q", exit, err, out)
+		}
+	})
+}
+
+// busyboxShell is a busybox under the name of its shell, where every user can run it.
+func busyboxShell(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sp-busybox-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	b, err := os.ReadFile(lab.Busybox(t))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "ash"), b, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "ash")
 }

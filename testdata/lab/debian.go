@@ -37,6 +37,7 @@ var libraries = map[string][]string{
 	"libkrb5support.so.0": {"libkrb5support0"},
 	"libnsl.so.2":         {"libnsl2"},
 	"libpam.so.0":         {"libpam0g"},
+	"libpcre2-32.so.0":    {"libpcre2-32-0"},
 	"libselinux.so.1":     {"libselinux1"},
 	"libsystemd.so.0":     {"libsystemd0"},
 	"libtirpc.so.3":       {"libtirpc3t64", "libtirpc3"},
@@ -65,6 +66,19 @@ func sshd() (string, []string, error) {
 	return bin, []string{"LD_LIBRARY_PATH=" + strings.Join(dirs, ":")}, nil
 }
 
+// Foreign is a program of the machine, or of a package, and what its environment
+// needs for its libraries.
+func Foreign(name, pkg string, inside ...string) (path string, env []string, err error) {
+	if path, err = program(name, pkg, inside...); err != nil {
+		return "", nil, err
+	}
+	dirs, err := libraryPath(path)
+	if err == nil && len(dirs) > 0 {
+		env = []string{"LD_LIBRARY_PATH=" + strings.Join(dirs, ":")}
+	}
+	return path, env, err
+}
+
 var missing = regexp.MustCompile(`(\S+) => not found`)
 
 // libraryPath unpacks the libraries that a program lacks, and those that they
@@ -75,8 +89,8 @@ func libraryPath(bin string) ([]string, error) {
 		cmd := exec.Command("ldd", bin)
 		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(dirs, ":"))
 		out, err := cmd.CombinedOutput()
-		if err != nil {
-			return nil, fmt.Errorf("ldd %s: %w: %s", bin, err, lastLine(out))
+		if err != nil { // a static one; otherwise it will tell when it is started
+			return dirs, nil
 		}
 		m := missing.FindSubmatch(out)
 		if m == nil {
