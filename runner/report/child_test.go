@@ -70,6 +70,7 @@ func childServer(dir string) error {
 // A server that is killed again and again leaves text logs in which every block is
 // there once and whole.
 func TestKilledServers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	kills := 8
 	if testing.Short() {

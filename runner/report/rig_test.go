@@ -64,7 +64,6 @@ func begin(t testing.TB, l *ledger.Ledger, job string, n int, machines ...string
 func end(t testing.TB, l *ledger.Ledger, run, machine string, code int, output string) {
 	t.Helper()
 	id := ledger.TaskID{Run: run, Machine: machine}
-	apply(t, l, ledger.Launched{Task: id, At: noon}, ledger.Started{Task: id, At: noon, PID: 1})
 	if output != "" {
 		o, err := l.Output(id)
 		if err != nil {
@@ -81,7 +80,7 @@ func end(t testing.TB, l *ledger.Ledger, run, machine string, code int, output s
 	if code != 0 {
 		state = ledger.Failed
 	}
-	apply(t, l, ledger.Ended{Task: id, At: noon.Add(time.Minute), State: state, ExitCode: code, End: wire.End{Cause: wire.CauseExit, RealCode: &code}})
+	apply(t, l, ledger.Launched{Task: id, At: noon}, ledger.Started{Task: id, At: noon, PID: 1}, ledger.Ended{Task: id, At: noon.Add(time.Minute), State: state, ExitCode: code, End: wire.End{Cause: wire.CauseExit, RealCode: &code}})
 }
 
 // serve runs reports until the test ends or stop is called.

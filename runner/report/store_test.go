@@ -18,6 +18,7 @@ func toEngine(urls ...string) Settings {
 }
 
 func TestDocuments(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t)
 	l := open(t, t.TempDir())
 	serve(t, l, toEngine(e.URL))
@@ -60,12 +61,13 @@ func TestDocuments(t *testing.T) {
 // server was restarted meanwhile, and what it took without answering is not there
 // twice.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t)
 	e.down = true
 	dir := t.TempDir()
 	l := open(t, dir)
 	r, log, stop := serve(t, l, toEngine(e.URL))
-	const runs = 80
+	const runs = 40
 	for i := range runs / 2 {
 		end(t, l, begin(t, l, "job", i, "m"), "m", 0, "x")
 	}
@@ -106,6 +108,7 @@ func TestOutage(t *testing.T) {
 
 // Of one request some documents are taken, some later, and one never.
 func TestPartialFailures(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t)
 	busy := map[string]int{}
 	e.refuse = func(doc map[string]any) (int, string, string) {
@@ -147,6 +150,7 @@ func TestPartialFailures(t *testing.T) {
 }
 
 func TestFailover(t *testing.T) {
+	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close() // nothing listens there any more
 	first, second := newEngine(t), newEngine(t)
@@ -169,6 +173,7 @@ func TestFailover(t *testing.T) {
 
 // Passwords get to the store, and nowhere else; new ones are in force at once.
 func TestCredentials(t *testing.T) {
+	t.Parallel()
 	const secret = "s3cret%2Fword"
 	e := newEngine(t)
 	e.user = "elastic:s3cret/word"
@@ -193,6 +198,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestTooLargeRequests(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t)
 	e.most = 50_000
 	l := open(t, t.TempDir())
@@ -209,6 +215,7 @@ func TestTooLargeRequests(t *testing.T) {
 }
 
 func TestLongOutput(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t)
 	l := open(t, t.TempDir())
 	serve(t, l, toEngine(e.URL))
@@ -236,6 +243,7 @@ func TestLongOutput(t *testing.T) {
 
 // Both stores and text logs go on by themselves: one that is down holds up no other.
 func TestBothStores(t *testing.T) {
+	t.Parallel()
 	elastic, open2 := newEngine(t), newEngine(t)
 	elastic.down = true
 	l := open(t, t.TempDir())
@@ -268,6 +276,7 @@ func TestBothStores(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"es1":                       "http://es1:9200",
 		"es1:9201":                  "http://es1:9201",

@@ -12,6 +12,7 @@ import (
 // The template that is shipped names every field of a document, and no other, with
 // a type that takes what is sent.
 func TestTemplate(t *testing.T) {
+	t.Parallel()
 	data, err := os.ReadFile("../../packaging/elasticsearch-template.json")
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ func read(t testing.TB, path string) string {
 }
 
 func TestTextLog(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new", "log")
 	l := open(t, t.TempDir())
 	serve(t, l, Settings{LogDir: dir})
@@ -75,6 +76,7 @@ Target did not respond
 }
 
 func TestExitCodeThatTurnedOutLater(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	l := open(t, t.TempDir())
 	e := newEngine(t)
@@ -96,6 +98,7 @@ func TestExitCodeThatTurnedOutLater(t *testing.T) {
 }
 
 func TestFolding(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", foldLine+10)
 	for in, want := range map[string]string{
 		"":                             "",
@@ -132,10 +135,11 @@ func TestFolding(t *testing.T) {
 }
 
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	l := open(t, t.TempDir())
 	serve(t, l, Settings{LogDir: dir}, func(o *Options) { o.LogSize = 5000 })
-	const runs = 80
+	const runs = 45
 	for i := range runs {
 		end(t, l, begin(t, l, "job", i, "m"), "m", 0, strings.Repeat("x", 990)+"\n")
 		if i == 0 {
@@ -176,6 +180,7 @@ func TestRotation(t *testing.T) {
 // What lies in the folder is not ours to trust: links lead nowhere, and pipes are
 // not waited for.
 func TestHostileFolder(t *testing.T) {
+	t.Parallel()
 	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "outside")
 	if err := os.WriteFile(outside, []byte("untouched"), 0o600); err != nil {
 		t.Fatal(err)
@@ -205,6 +210,7 @@ func TestHostileFolder(t *testing.T) {
 }
 
 func TestFolderThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -240,6 +246,7 @@ func TestFolderThatCannotBeWritten(t *testing.T) {
 // A large output goes through without being held in memory, and a write that
 // fails half way leaves no half block.
 func TestTakenBack(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	l := open(t, t.TempDir())
 	run := "job_1"
