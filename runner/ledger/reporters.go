@@ -19,37 +19,54 @@ type Reporter struct {
 // happens from now on; what was kept for one that is gone is forgotten. While
 // there is none, nothing is written.
 func (l *Ledger) SetReporters(ctx context.Context, names []string) error {
-	return l.ask(ctx, &request{work: func(w *writer) error {
-		var known []string
-		err := w.each(`SELECT name FROM reporters`, func(rows *sql.Rows) error {
-			var name string
-			err := rows.Scan(&name)
-			known = append(known, name)
+	if err := l.ask(ctx, &request{work: func(w *writer) error { return w.setReporters(names) }}); err != nil {
+		return err
+	}
+	// Much may have been kept for one that is gone.
+	for more := true; more; {
+		err := l.ask(ctx, &request{work: func(w *writer) error {
+			before := w.feed.kept
+			err := w.forgetTold()
+			more = w.feed.kept > before
 			return err
-		})
+		}})
 		if err != nil {
 			return err
 		}
-		for _, name := range known {
-			if slices.Contains(names, name) {
-				continue
-			}
-			if err := w.exec(`DELETE FROM reporters WHERE name = ?`, name); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+func (w *writer) setReporters(names []string) error {
+	var known []string
+	err := w.each(`SELECT name FROM reporters`, func(rows *sql.Rows) error {
+		var name string
+		err := rows.Scan(&name)
+		known = append(known, name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, name := range known {
+		if slices.Contains(names, name) {
+			continue
 		}
-		// What the events before this one in the same commit tell is not for it.
-		end := w.feed.last + int64(len(w.feed.pending))
-		for _, name := range names {
-			if err := w.exec(`INSERT INTO reporters (name, position, state) VALUES (?, ?, '') ON CONFLICT (name) DO NOTHING`, name, end); err != nil {
-				return err
-			}
+		if err := w.exec(`DELETE FROM reporters WHERE name = ?`, name); err != nil {
+			return err
 		}
-		before := w.feed.wanted
-		w.undo = append(w.undo, func() { w.feed.wanted = before })
-		w.feed.wanted = len(names) > 0
-		return w.forgetTold()
-	}})
+	}
+	// What the events before this one in the same commit tell is not for it.
+	end := w.feed.last + int64(len(w.feed.pending))
+	for _, name := range names {
+		if err := w.exec(`INSERT INTO reporters (name, position, state) VALUES (?, ?, '') ON CONFLICT (name) DO NOTHING`, name, end); err != nil {
+			return err
+		}
+	}
+	before := w.feed.wanted
+	w.undo = append(w.undo, func() { w.feed.wanted = before })
+	w.feed.wanted = len(names) > 0
+	return nil
 }
 
 // SetPosition says how far a reporter has come, and what it wants to remember with

@@ -12,11 +12,14 @@ import (
 
 // output is all that a task printed, and what the server added to that.
 type output struct {
+	ctx    context.Context // that it is read under
 	reader *ledger.Reader
 	length int64
 	notes  string
 	all    io.Reader
 }
+
+const noLonger = "[its output is no longer kept]\n"
 
 // openOutput opens the output of a machine's result. What was pruned has none any
 // more, and says so.
@@ -35,14 +38,14 @@ func tryOutput(ctx context.Context, l *ledger.Ledger, n ledger.News) (*output, e
 	id := ledger.TaskID{Run: n.Run, Machine: n.Machine}
 	task, err := l.Task(ctx, id)
 	if errors.Is(err, ledger.ErrNoTask) {
-		o := &output{notes: "[its output is no longer kept]\n"}
+		o := &output{ctx: ctx, notes: noLonger}
 		o.all = strings.NewReader(o.notes)
 		return o, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	o := &output{}
+	o := &output{ctx: ctx}
 	for _, note := range task.Notes {
 		o.notes += note.Text
 	}
@@ -53,11 +56,20 @@ func tryOutput(ctx context.Context, l *ledger.Ledger, n ledger.News) (*output, e
 		o.reader.Close()
 		return nil, err
 	}
+	if o.length < task.Length {
+		o.notes = noLonger + o.notes
+	}
 	o.all = io.MultiReader(io.NewSectionReader(o.reader, 0, o.length), strings.NewReader(o.notes))
 	return o, nil
 }
 
-func (o *output) Read(p []byte) (int, error) { return o.all.Read(p) }
+// Read ends with its context: a server that stops does not wait for gigabytes.
+func (o *output) Read(p []byte) (int, error) {
+	if err := o.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return o.all.Read(p)
+}
 
 func (o *output) Close() {
 	if o.reader != nil {

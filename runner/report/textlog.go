@@ -39,6 +39,7 @@ type textLog struct {
 
 	root   *os.Root // nil until it is opened
 	intent intent
+	half   bool // a part of it may be written, and could not be taken back
 
 	mu         sync.Mutex
 	configured string // "" = dirs
@@ -112,6 +113,12 @@ func (t *textLog) candidates() []string {
 // next, with a warning; a configured one is where people look, so there is no
 // other in its place.
 func (t *textLog) ready() error {
+	if t.half {
+		if err := t.undo(t.intent); err != nil {
+			return err
+		}
+		t.half = false
+	}
 	dirs := t.candidates()
 	t.mu.Lock()
 	dir := t.dir
@@ -250,10 +257,8 @@ func (t *textLog) putAside(name string) error {
 	return errors.Join(f.Chmod(before.Mode().Perm()), f.Close())
 }
 
-// again: what was prepared is for another folder.
-func (t *textLog) again(string) bool {
-	return !slices.Contains(t.candidates(), t.intent.Dir)
-}
+// again: after a failure everything is looked at anew, the folder included.
+func (t *textLog) again(string) bool { return true }
 
 // send appends the blocks. What fails half way is taken back, so that it can be
 // tried again.
@@ -294,7 +299,11 @@ func (t *textLog) send(ctx context.Context, list []ledger.News) error {
 	if err == nil {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("cannot write a text log: %w", err), t.takeBack(t.root, t.intent))
+	t.close()
+	if undone := t.undo(t.intent); undone != nil {
+		t.half, err = true, errors.Join(err, undone)
+	}
+	return fmt.Errorf("cannot write a text log: %w", err)
 }
 
 // restore takes back what an earlier server was writing when it ended.
@@ -303,13 +312,18 @@ func (t *textLog) restore(state string) error {
 	if err := json.Unmarshal([]byte(state), &was); err != nil {
 		return fmt.Errorf("cannot tell which text logs were being written: %w", err)
 	}
+	return t.undo(was)
+}
+
+// undo takes back what was being written. A folder that is gone took it along.
+func (t *textLog) undo(was intent) error {
 	root, err := os.OpenRoot(was.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
 		defer root.Close()
-		err = t.takeBack(root, was)
+		err = takeBack(root, was)
 	}
 	if err != nil && !slices.Contains(t.candidates(), was.Dir) {
 		t.log.Warn("cannot tidy the text logs of before; the end of some may be there twice", "err", err)
@@ -320,7 +334,7 @@ func (t *textLog) restore(state string) error {
 
 // takeBack cuts the files to where they ended. One that somebody else has put
 // aside meanwhile is another file and is left alone.
-func (t *textLog) takeBack(root *os.Root, was intent) error {
+func takeBack(root *os.Root, was intent) error {
 	var failed error
 	for name, place := range was.Files {
 		info, err := root.Stat(name)

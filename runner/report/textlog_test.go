@@ -243,8 +243,47 @@ func TestFolderThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A large output goes through without being held in memory, and a write that
-// fails half way leaves no half block.
+// A folder that is taken away is made anew.
+func TestFolderThatGoes(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "log")
+	l := open(t, t.TempDir())
+	serve(t, l, Settings{LogDir: dir})
+	for i := range 2 {
+		end(t, l, begin(t, l, "job", i, "m"), "m", 0, "x")
+		told(t, l, TextLog)
+		if text := read(t, filepath.Join(dir, "job.log")); strings.Count(text, "Finished") != 1 {
+			t.Error(text)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Output that was pruned before its turn came is missed, and said to be.
+func TestPrunedOutput(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	e.down = true
+	l := open(t, t.TempDir())
+	serve(t, l, toEngine(e.URL))
+	run := begin(t, l, "job", 0, "m")
+	end(t, l, run, "m", 3, "x")
+	if n, err := l.Prune(t.Context(), noon.Add(time.Hour)); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	e.with(func() { e.down = false })
+	told(t, l, Elasticsearch)
+	if _, doc := e.find(t, "machine_result", run, "m"); doc["return_code"] != 3.0 || doc["output"] != noLonger {
+		// It may have been read before it was pruned.
+		if doc["output"] != "x" {
+			t.Error(doc)
+		}
+	}
+}
+
+// A write that fails half way leaves no half block.
 func TestTakenBack(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -262,7 +301,7 @@ func TestTakenBack(t *testing.T) {
 		{Kind: ledger.NewsStart, At: noon, Job: "job", Run: run}, {Kind: ledger.NewsStart, At: noon, Job: "other", Run: run},
 		{Kind: ledger.NewsStart, At: noon, Job: "third", Run: run},
 	}
-	n, state, err := text.prepare(t.Context(), list, nil)
+	n, _, err := text.prepare(t.Context(), list, nil)
 	if err != nil || n != len(list) {
 		t.Fatal(n, err)
 	}
@@ -277,6 +316,13 @@ func TestTakenBack(t *testing.T) {
 	}
 	if err := os.Remove(filepath.Join(dir, "third.log")); err != nil {
 		t.Fatal(err)
+	}
+	if err := text.ready(); err != nil {
+		t.Fatal(err)
+	}
+	n, state, err := text.prepare(t.Context(), list, nil)
+	if err != nil || n != len(list) {
+		t.Fatal(n, err)
 	}
 	if err := text.send(t.Context(), list); err != nil {
 		t.Fatal(err)
