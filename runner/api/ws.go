@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -62,6 +63,7 @@ func (c *uiClient) serve(ctx context.Context, cancel context.CancelFunc) error {
 	why := make(chan error, 1)
 	wg.Go(func() {
 		defer cancel()
+		defer c.caught()
 		why <- c.hear(ctx, &wg)
 	})
 	err := c.run(ctx, ready)
@@ -75,4 +77,12 @@ func (c *uiClient) serve(ctx context.Context, cancel context.CancelFunc) error {
 		}
 	}
 	return err
+}
+
+// caught keeps a fault of ours in what one page asked for from ending the server.
+func (c *uiClient) caught() {
+	if v := recover(); v != nil {
+		c.s.o.Log.Error("a page's request failed badly", "from", c.who.from, "err", v, "stack", string(debug.Stack()))
+		c.conn.Refuse("the request failed badly; the server's log says more")
+	}
 }

@@ -160,6 +160,7 @@ func (h *hearing) apart(what, job string, f func()) {
 	case h.turns <- struct{}{}:
 		h.wg.Go(func() {
 			defer func() { <-h.turns }()
+			defer h.c.caught()
 			f()
 		})
 	default:

@@ -49,19 +49,20 @@ type uiClient struct {
 	more  bool           // queue may hold something to send
 
 	unacked int
-	waiting time.Time // since when an ack is waited for
-	heard   bool      // it sends acks
-	deaf    bool      // it sends none
-	frame   []byte    // the last chunk's, to be used again
-	scratch []byte    // its bytes
-	broken  map[ledger.TaskID]bool
+	waiting time.Time              // since when an ack is waited for
+	heard   bool                   // it sends acks
+	deaf    bool                   // it sends none
+	frame   []byte                 // the last chunk's, to be used again
+	scratch []byte                 // its bytes
+	broken  map[ledger.TaskID]bool // outputs that could not be read since the last status
+	told    map[ledger.TaskID]bool // of which the log was told
 }
 
 func newUIClient(s *Server, conn *wsx.Conn, who caller, own bool) *uiClient {
 	return &uiClient{
 		s: s, conn: conn, who: who, page: newPage(own),
 		wake: make(chan struct{}, 1), asked: make(chan func() error, 64), acks: make(chan struct{}, 4*window),
-		changes: map[string]int64{}, broken: map[ledger.TaskID]bool{},
+		changes: map[string]int64{}, broken: map[ledger.TaskID]bool{}, told: map[ledger.TaskID]bool{},
 	}
 }
 
@@ -141,7 +142,8 @@ func (c *uiClient) unheard() error {
 // behind reports whether texts that a status emptied are still being sent.
 func (c *uiClient) behind() bool {
 	for _, t := range c.queue {
-		if copy := c.page.copies[spot{t.status.Job, t.status.Machine}]; copy != nil && copy.behind() {
+		copy := c.page.copies[spot{t.status.Job, t.status.Machine}]
+		if copy != nil && copy.behind() && !copy.spoiled && !c.broken[t.status.TaskID] {
 			return true
 		}
 	}
@@ -205,6 +207,7 @@ func (c *uiClient) news() error {
 func (c *uiClient) look() error {
 	snap := c.s.board.now(c.changes)
 	c.owed = false
+	clear(c.broken)
 	owed := c.page.owes(snap.jobs)
 	if len(owed) > 0 && !c.page.own {
 		var shown, over []*runningTask
@@ -303,7 +306,10 @@ func (c *uiClient) piece(t *runningTask, copy *copyOf) (bool, error) {
 	}
 	if err != nil {
 		c.broken[t.status.TaskID] = true
-		c.s.o.Log.Error("cannot read output for a page", "run", t.status.Run, "machine", t.status.Machine, "err", err)
+		if !c.told[t.status.TaskID] {
+			c.told[t.status.TaskID] = true
+			c.s.o.Log.Error("cannot read output for a page", "run", t.status.Run, "machine", t.status.Machine, "err", err)
+		}
 		return false, nil
 	}
 	ends := w.final && next.offset == w.end()

@@ -57,6 +57,18 @@ wide:
 	})
 }
 
+// A task of an earlier run that ends after the next one has begun stays to be seen.
+func TestViewOfEarlierRun(t *testing.T) {
+	code := 0
+	old, head := taskStatus("j", "x", "j_1", ledger.Succeeded), taskStatus("j", "m", "j_2", ledger.Running)
+	old.ExitCode = &code
+	tasks := map[ledger.TaskID]*runner.TaskStatus{old.TaskID: old, head.TaskID: head}
+	v := viewJob(&ledger.Run{ID: "j_2", Job: "j"}, tasks, 1, func(ledger.TaskID) *text { return nil })
+	if len(v.targets) != 2 || len(v.texts) != 2 || len(v.running) != 1 || v.running[0].id != "j_2" || !v.last.ResultOK {
+		t.Errorf("%+v", v)
+	}
+}
+
 func TestExactly(t *testing.T) {
 	for _, name := range []string{"web1", "w*", "w?b", "[ab]", "]", "[", "[!a]", "a]b[", "web[01]*?"} {
 		expr, err := targets.Parse("glob", exactly(name))

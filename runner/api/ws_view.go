@@ -109,8 +109,6 @@ func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, chang
 			chosen[t.Machine] = t
 		}
 	}
-	slices.Sort(v.targets)
-	v.targets = slices.Compact(v.targets)
 	for id, r := range runs {
 		r.Started = stampOf(began[id])
 		v.running = append(v.running, *r)
@@ -118,6 +116,11 @@ func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, chang
 	for _, t := range chosen {
 		v.texts = append(v.texts, runningTask{status: t, started: stampOf(began[t.Run]), text: textOf(t.TaskID)})
 	}
+	for machine := range chosen { // what has a result must be a target, or it is not seen
+		v.targets = append(v.targets, machine)
+	}
+	slices.Sort(v.targets)
+	v.targets = slices.Compact(v.targets)
 	slices.SortFunc(v.texts, func(a, b runningTask) int { return strings.Compare(a.status.Machine, b.status.Machine) })
 	if head != nil {
 		v.last = &lastView{LastRun: stampOf(head.Fired), ResultOK: ok}
