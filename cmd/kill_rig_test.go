@@ -71,7 +71,20 @@ const killPatience = 90 * time.Second // a busy machine is no failure
 // folder.
 func newKillRig(t *testing.T, binary, jobs string) *killRig {
 	t.Helper()
-	r := &killRig{t: t, dir: t.TempDir()}
+	r := emptyRig(t, binary)
+	text := strings.ReplaceAll(jobs, "RIGDIR", r.dir)
+	if err := os.WriteFile(filepath.Join(r.dir, "jobs", "jobs.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.serve()
+	return r
+}
+
+// emptyRig has no job files yet, and no server that runs.
+func emptyRig(t *testing.T, binary string) *killRig {
+	t.Helper()
+	r := &killRig{t: t, dir: t.TempDir(), done: make(chan struct{})}
+	close(r.done)
 	for d := r.dir; strings.HasPrefix(d, os.TempDir()+"/"); d = filepath.Dir(d) {
 		_ = os.Chmod(d, 0o755)
 	}
@@ -89,10 +102,6 @@ func newKillRig(t *testing.T, binary, jobs string) *killRig {
 	if err := os.Mkdir(filepath.Join(r.dir, "jobs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(jobs, "RIGDIR", r.dir)
-	if err := os.WriteFile(filepath.Join(r.dir, "jobs", "jobs.yaml"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	if r.client, err = api.NewClient(api.ClientOptions{Addr: "unix://" + r.socket}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +110,6 @@ func newKillRig(t *testing.T, binary, jobs string) *killRig {
 		r.client.Close()
 		os.RemoveAll(sockets)
 	})
-	r.serve()
 	return r
 }
 
