@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +20,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.serveVerb(), a.wrapVerb(),
 		a.runVerb(), a.killVerb(), a.pauseVerb(), a.resumeVerb(), a.signalVerb(),
 		a.statusVerb(), a.logsVerb(), a.historyVerb(),
-		a.nextVerb(), a.whyVerb(), a.checkVerb(), a.importVerb(), a.machinesVerb(), a.forgetVerb(), a.tokenVerb(),
+		a.nextVerb(), a.whyVerb(), a.checkVerb(), a.importVerb(), a.machinesVerb(), a.deployVerb(), a.forgetVerb(), a.tokenVerb(),
 		a.versionVerb(), a.exitCodesTopic(), completionVerb(),
 	}
 }
@@ -37,44 +36,6 @@ then comes one line of JSON with the identity of what it started. See docs/proto
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return quiet(wrapper.Main(args, os.Environ(), a.in, a.out, a.err))
-		},
-	}
-}
-
-func (a *app) machinesVerb() *cobra.Command {
-	return &cobra.Command{
-		Use:   "machines",
-		Short: "The inventory, and how each machine is reached",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			machines, err := client.Machines(c.Context())
-			if err != nil {
-				return err
-			}
-			if a.output == "json" {
-				if machines == nil {
-					machines = []api.Machine{}
-				}
-				return a.json(machines)
-			}
-			rows := [][]string{{"MACHINE", "TRANSPORT", "ADDRESS", "TASKS", "WRAPPER", "NOTES"}}
-			for _, m := range machines {
-				var notes []string
-				if !m.Enabled {
-					notes = append(notes, "disabled")
-				}
-				if m.Maintenance {
-					notes = append(notes, "maintenance")
-				}
-				rows = append(rows, []string{m.Name, m.Transport, orDefault(m.Address, "-"), fmt.Sprint(m.Tasks), orDefault(m.Version, "-"), strings.Join(notes, ", ")})
-			}
-			a.table(rows)
-			return nil
 		},
 	}
 }

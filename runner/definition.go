@@ -57,23 +57,33 @@ func define(set *config.Set, job *config.Job, machines []config.Machine, localSp
 		},
 	}
 	for _, m := range machines {
-		transport := transportOf(set, job, m)
-		if m.Spool == "" && transport == "local" {
-			m.Spool = localSpool
-		}
-		d.Machines[m.Name] = launch.Machine{
-			Name:        m.Name,
-			Transport:   transport,
-			SSH:         m.SSH,
-			Sudo:        m.Sudo,
-			WrapperPath: job.WrapperPath,
-			NoPush:      !m.Push,
-			Tunnel:      m.Tunnel && transport == "ssh",
-			ServerHost:  job.ServerHost,
-			Spool:       m.Spool,
-		}
+		d.Machines[m.Name] = reached(set, job, m, localSpool)
 	}
 	return d
+}
+
+// reached is how a machine is reached for a job.
+func reached(set *config.Set, job *config.Job, m config.Machine, localSpool string) launch.Machine {
+	transport := transportOf(set, job, m)
+	if m.Spool == "" && transport == "local" {
+		m.Spool = localSpool
+	}
+	return launch.Machine{
+		Name:        m.Name,
+		Transport:   transport,
+		SSH:         m.SSH,
+		Sudo:        m.Sudo,
+		WrapperPath: job.WrapperPath,
+		NoPush:      !m.Push,
+		Tunnel:      m.Tunnel && transport == "ssh",
+		ServerHost:  job.ServerHost,
+		Spool:       m.Spool,
+	}
+}
+
+// anyJob is reached for a job that says nothing of its own.
+func anyJob(set *config.Set) *config.Job {
+	return &config.Job{WrapperPath: set.Settings.WrapperPath, ServerHost: set.Settings.ServerHost}
 }
 
 // transportOf says how a machine is reached for a job: the job's word, else the

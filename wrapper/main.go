@@ -31,11 +31,13 @@ var Version = "dev"
 
 const usage = `usage: saltpeter wrap [--foreground]
        saltpeter wrap --pickup [DIR]
+       saltpeter wrap --probe
 
 Runs one task: settings from SP_* variables, or the order as JSON on standard
 input. Prints its version and the identity of what it started, then goes on in
 the background unless --foreground is given. --pickup delivers what wrappers
-that died have left in the spool.
+that died have left in the spool. --probe starts nothing: it says whether this
+machine can dial the servers that are named, as JSON, on standard input.
 `
 
 const (
@@ -51,6 +53,7 @@ type flags struct {
 	pickup     bool
 	dir        string
 	version    bool
+	probe      bool
 	help       bool
 }
 
@@ -69,6 +72,8 @@ func parseFlags(args []string) (flags, error) {
 			f.pickup = true
 		case "--version":
 			f.version = true
+		case "--probe":
+			f.probe = true
 		case "-h", "--help":
 			f.help = true
 		default:
@@ -96,6 +101,9 @@ func Main(args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int
 	case f.version:
 		fmt.Fprintf(stdout, "%s\n%s%d\n", versionLine(), wire.OrdersLine, wire.OrderVersion)
 		return exitOK
+	}
+	if f.probe {
+		return mainProbe(stdin, stdout, stderr)
 	}
 	// The road that started a wrapper may hang up, and who reads its standard
 	// error may go away: neither is a reason to end. Caught, not ignored: what

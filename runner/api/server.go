@@ -103,6 +103,8 @@ var routes = []route{
 	{"POST /api/v1/signal", Operate, (*Server).postSignal},
 	{"GET /api/v1/events", Read, (*Server).getEvents},
 	{"GET /api/v1/machines", Read, (*Server).getMachines},
+	{"POST /api/v1/machines/check", Operate, (*Server).postMachinesCheck},
+	{"POST /api/v1/deploy", Operate, (*Server).postDeploy},
 	{"GET /api/v1/config", Read, (*Server).getConfig},
 	{"POST /api/v1/config/check", Read, (*Server).postCheck},
 	{"GET /api/v1/audit", Operate, (*Server).getAudit},

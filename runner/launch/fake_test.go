@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"saltpeter/wrapper"
 	"saltpeter/wsx/wire"
 )
 
@@ -26,6 +27,9 @@ func fakeWrapper() {
 	if slices.Contains(os.Args, "--version") {
 		fmt.Printf("%s1.2.3\n%s1\n", wire.FirstLine, wire.OrdersLine)
 		os.Exit(0)
+	}
+	if slices.Contains(os.Args, "--probe") {
+		os.Exit(wrapper.Main(os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	var order wire.Order
@@ -38,6 +42,9 @@ func fakeWrapper() {
 		os.Exit(2)
 	}
 	switch order.Env["FAKE"] {
+	case "real":
+		signal.Reset(syscall.SIGHUP, syscall.SIGPIPE)
+		os.Exit(wrapper.Main(os.Args[1:], os.Environ(), bytes.NewReader(text), os.Stdout, os.Stderr))
 	case "refuse":
 		fmt.Fprintln(os.Stderr, "cannot start: no such user")
 		os.Exit(255)

@@ -156,6 +156,8 @@ func (s *secureShell) mayNotPush(m Machine, found survey) error {
 // survey is what put.sh found on a machine.
 type survey struct {
 	system, arch string
+	clock        string // seconds of its clock
+	from         string // the address by which it sees us, if the login says so
 	builds       map[string]build
 	path         string // of the binary, if it is there
 	version      string
@@ -243,6 +245,10 @@ func (v *survey) take(key, value string) {
 		v.system = value
 	case "arch":
 		v.arch = value
+	case "time":
+		v.clock = value
+	case "from":
+		v.from = value
 	case "version":
 		v.version = strings.TrimPrefix(value, "Saltpeter Wrapper version ")
 	case "has", "absent", "denied", "unsafe", "noexec", "free":

@@ -79,6 +79,8 @@ p_all() {
 		*) p_arch=$(uname -m | tr -cd 'a-zA-Z0-9_') ;;
 		esac
 		p_say "arch=$p_arch"
+		p_say "time=$(date +%s)"
+		p_say "from=${SSH_CONNECTION%% *}"
 		eval "p_name=\$p_h_$p_arch"
 		p_i=0
 		while [ $p_i -lt "$p_n" ]; do

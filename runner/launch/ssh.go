@@ -305,6 +305,9 @@ func maySent(err error) bool {
 // it stands in sshx's own text.
 func noWay(m Machine, err error) error {
 	err = fmt.Errorf("cannot reach %s: %w", m.Name, err)
+	if errors.Is(err, sshx.ErrHostKeyUnknown) {
+		err = fmt.Errorf("%w; or have the server do so: saltpeter machines --check --accept-new -m %s", err, m.Name)
+	}
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
