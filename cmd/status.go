@@ -102,6 +102,9 @@ func narrow(ctx context.Context, client *api.Client, st *api.Status, name string
 // problems come first: a file that is broken keeps jobs in force that it no
 // longer says.
 func (a *app) problems(w io.Writer, st *api.Status) {
+	if st.StateError != "" {
+		fmt.Fprintf(w, "%s %s; kills are carried out, no run starts\n\n", a.colour(red, "NOTHING CAN BE RECORDED"), printable(st.StateError))
+	}
 	if st.ConfigError != "" {
 		fmt.Fprintf(w, "%s %s; what was read last stays in force\n\n", a.colour(red, "JOB FILES UNREADABLE"), printable(st.ConfigError))
 	}

@@ -19,6 +19,7 @@ type Status struct {
 	Version     string             `json:"version"`
 	ConfigDir   string             `json:"config_dir"`
 	ConfigError string             `json:"config_error,omitempty"` // the folder itself cannot be read
+	StateError  string             `json:"state_error,omitempty"`  // nothing can be recorded: why, and since when
 	Problems    []config.Problem   `json:"problems"`
 	Maintenance config.Maintenance `json:"maintenance"`
 	Reports     []Reporter         `json:"reports"`
@@ -29,10 +30,13 @@ func (s *Server) getHealth(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getReady answers 200 from when the unfinished tasks of an earlier server are
-// taken over until this one stops.
+// taken over until this one stops, as long as it can record what happens.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) error {
 	if !s.o.Runner.Ready() {
 		return &Error{Status: http.StatusServiceUnavailable, Code: "not_ready", Text: "the tasks of an earlier server are still being taken over"}
+	}
+	if why := s.stateError(); why != "" {
+		return &Error{Status: http.StatusServiceUnavailable, Code: "state_unwritable", Text: "kills are carried out, and no run starts: " + why}
 	}
 	return writeJSON(w, http.StatusOK, map[string]any{"status": "ready"})
 }
@@ -48,9 +52,19 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	set := s.set()
 	return writeJSON(w, http.StatusOK, Status{
 		Status: status, Version: s.o.Version, ConfigDir: s.o.ConfigDir, ConfigError: s.configError(),
-		Problems: problems(set), Maintenance: config.Maintenance{Global: set.Maintenance.Global, Machines: list(set.Maintenance.Machines)},
+		StateError: s.stateError(),
+		Problems:   problems(set), Maintenance: config.Maintenance{Global: set.Maintenance.Global, Machines: list(set.Maintenance.Machines)},
 		Reports: s.reporters(r.Context()),
 	})
+}
+
+// stateError is why nothing can be recorded; "" while it can.
+func (s *Server) stateError() string {
+	fault := s.o.Ledger.Fault()
+	if fault == nil {
+		return ""
+	}
+	return fmt.Sprintf("%v, since %s", fault.Err, fault.Since.Format(time.RFC3339))
 }
 
 func (s *Server) configError() string {

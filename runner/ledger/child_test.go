@@ -521,6 +521,9 @@ func childFull(dir string) {
 				notes++
 			} else if errors.Is(err, ErrFull) {
 				full |= 4
+				if fault := l.Fault(); fault == nil || !errors.Is(fault.Err, ErrFull) {
+					childFail("no fault is told of a full disk:", fault)
+				}
 			} else {
 				childFail(err)
 			}
@@ -541,6 +544,9 @@ func childFull(dir string) {
 	f.Close()
 	if err := os.Truncate(ballast, 900<<10); err != nil {
 		childFail(err)
+	}
+	if fault := l.Fault(); fault != nil {
+		childFail("a fault before the disk is full:", fault.Err)
 	}
 	if full := work(); full != 7 {
 		childFail("the disk was never full", full)
@@ -571,6 +577,9 @@ func childFull(dir string) {
 	}
 	if _, err := l.Apply(ctx, Launched{Task: b, At: noon}); err != nil {
 		childFail("it does not go on:", err)
+	}
+	if fault := l.Fault(); fault != nil {
+		childFail("a fault although it goes on:", fault.Err)
 	}
 	before := len(wantA) + len(wantB)
 	for range 2 {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 )
 
 // Options say where the book is kept.
@@ -38,6 +39,8 @@ type Ledger struct {
 	done     chan struct{} // closed by the writer when it has ended
 	once     sync.Once
 	closeErr error
+
+	fault atomic.Pointer[Fault] // of the last commit; nil: it went well
 
 	tokenLock sync.RWMutex
 	tokens    map[string]TaskID // by hash

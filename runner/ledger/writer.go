@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 const (
@@ -163,14 +164,42 @@ func (w *writer) commit(group []*request) {
 	} else if err != nil {
 		group[0].err = err
 	}
+	var fault error
 	for _, r := range group {
 		if r.err != nil {
 			r.tasks = nil
 			if isFailure(r.err) {
 				r.err = fmt.Errorf("cannot record: %w", explain(w.l.dir, r.err))
+				fault = r.err
 			}
 		}
+	}
+	w.l.setFault(fault)
+	for _, r := range group {
 		close(r.done)
+	}
+}
+
+// Fault is that nothing can be recorded.
+type Fault struct {
+	Since time.Time
+	Err   error
+}
+
+// Fault says what kept the last change from being recorded, nil if nothing did.
+func (l *Ledger) Fault() *Fault { return l.fault.Load() }
+
+// setFault is the writer's: the time of a fault is that of its first failure.
+func (l *Ledger) setFault(err error) {
+	was := l.fault.Load()
+	switch {
+	case err == nil && was == nil:
+	case err == nil:
+		l.fault.Store(nil)
+	case was == nil:
+		l.fault.Store(&Fault{Since: time.Now(), Err: err})
+	default:
+		l.fault.Store(&Fault{Since: was.Since, Err: err})
 	}
 }
 
