@@ -176,11 +176,11 @@ func checkGap(t *testing.T, got []byte, printed int64) {
 		if err != nil {
 			t.Fatalf("a marker that cannot be read after %d bytes: %q", len(head), number)
 		}
-		if !bytes.Equal(lossMarker(n), append(append([]byte("\n[saltpeter: "), number...), " bytes of output were given up here: the spool was full]\n"...)) {
+		if !bytes.Equal(lossMarker(n, lossFull), append(append([]byte("\n[saltpeter: "), number...), " bytes of output were given up here: the spool was full]\n"...)) {
 			t.Fatal("another marker than ours")
 		}
 		lost += n
-		printed += int64(len(lossMarker(n)))
+		printed += int64(len(lossMarker(n, lossFull)))
 		rest = after
 	}
 	if lost == 0 || int64(len(got))+lost != printed {

@@ -3,6 +3,7 @@ package wrapper
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -65,12 +66,15 @@ type spool struct {
 	acked  int64      // everything below is stored, as the server says
 	lifted bool       // the job is over: block no more
 	lost   int64      // bytes given up, in all
-	passed []marker   // of segments given back after their ack, for fillFront
-	endSeg *segment   // where the output ended as far as the task's end is concerned
-	endOff int64
-	cached *segment // whose index is in cache
-	cache  []record
-	closed bool
+	why    string     // the last reason for that
+	// refusal is why no new segment could be made, nil if the last one was.
+	refusal error
+	passed  []marker // of segments given back after their ack, for fillFront
+	endSeg  *segment // where the output ended as far as the task's end is concerned
+	endOff  int64
+	cached  *segment // whose index is in cache
+	cache   []record
+	closed  bool
 }
 
 func newSpool(o spoolOptions) *spool {
@@ -99,14 +103,14 @@ func (s *spool) Append(stream byte, data []byte, now time.Time) {
 	for len(data) > 0 {
 		seg, fits := s.reserve(int64(len(data)))
 		if seg == nil {
-			s.lose(int64(len(data)))
+			s.lose(int64(len(data)), nil)
 			break
 		}
 		n, err := seg.write(data[:fits])
 		s.commit(seg, stream, data[:n], now)
 		data = data[n:]
 		if err != nil && !s.makeRoomAfter(err) {
-			s.lose(int64(len(data)))
+			s.lose(int64(len(data)), err)
 			break
 		}
 	}
@@ -121,6 +125,7 @@ func (s *spool) Append(stream byte, data []byte, now time.Time) {
 func (s *spool) reserve(n int64) (*segment, int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.refusal = nil
 	for {
 		last := s.last()
 		if last == nil || !last.takes(s.segmentSize) {
@@ -184,11 +189,11 @@ func (s *spool) roll() *segment {
 		last.finish()
 	}
 	seg := &segment{dir: s.o.Dir, number: s.next, start: s.lengthLocked()}
-	if err := seg.create(); err != nil {
+	if s.refusal = seg.create(); s.refusal != nil {
 		return nil
 	}
 	if s.next == 1 && s.o.Dir != "" {
-		if err := (spoolBase{}).write(s.o.Dir); err != nil {
+		if s.refusal = (spoolBase{}).write(s.o.Dir); s.refusal != nil {
 			seg.remove()
 			return nil
 		}
@@ -256,11 +261,11 @@ func (s *spool) ackedOffset() int64 {
 	return s.acked
 }
 
-// lostBytes is how many bytes were given up.
-func (s *spool) lostBytes() int64 {
+// lostBytes is how many bytes were given up, and the last reason for that.
+func (s *spool) lostBytes() (int64, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lost
+	return s.lost, s.why
 }
 
 // MarkEnd remembers the present length as that of the task's output.
@@ -314,9 +319,27 @@ func (s *spool) closeReader() {
 	s.readFile, s.readSeg = nil, nil
 }
 
+// Why bytes are given up.
+const (
+	lossFull    = "the spool was full"
+	lossRemoved = "the spool was removed"
+	lossServer  = "the server lost them after it had confirmed them"
+)
+
+// lossOf puts the reason into words: what a spool's file system answered.
+func lossOf(err error) string {
+	switch {
+	case err == nil, isDiskFull(err):
+		return lossFull
+	case errors.Is(err, fs.ErrNotExist):
+		return lossRemoved
+	}
+	return "the spool could not be written: " + unwrapPath(err).Error()
+}
+
 // lossMarker is the text that stands for bytes which had to be given up.
-func lossMarker(n int64) []byte {
-	return fmt.Appendf(nil, "\n[saltpeter: %d bytes of output were given up here: the spool was full]\n", n)
+func lossMarker(n int64, why string) []byte {
+	return fmt.Appendf(nil, "\n[saltpeter: %d bytes of output were given up here: %s]\n", n, why)
 }
 
 var errSegmentGone = errors.New("segment was dropped")

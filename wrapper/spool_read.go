@@ -87,7 +87,7 @@ func (s *spool) fillFront(offset int64) {
 		number = s.next
 		s.next++
 	}
-	seg := &segment{dir: s.o.Dir, number: number, start: offset}
+	seg := &segment{dir: s.o.Dir, number: number, start: offset, why: lossServer}
 	lost := s.base - offset
 	for _, m := range s.passed {
 		if end := m.start + m.size; end > offset {

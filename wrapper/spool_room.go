@@ -47,6 +47,10 @@ func (s *spool) dropUnsent() bool {
 		}
 		bytes := seg.size
 		s.lost += bytes
+		s.why = lossFull
+		if into.lost == 0 {
+			into.why = s.why
+		}
 		s.held -= into.weight()
 		into.becomeMarker(into.lost+bytes, true)
 		s.held += into.weight()
@@ -70,16 +74,20 @@ func (s *spool) dropUnsent() bool {
 }
 
 // lose counts bytes that found no room at the end of the spool.
-func (s *spool) lose(n int64) {
+func (s *spool) lose(n int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err == nil {
+		err = s.refusal
+	}
 	s.lost += n
+	s.why = lossOf(err)
 	last := s.last()
-	if last == nil || last.lost == 0 || last.start < s.sent {
+	if last == nil || last.lost == 0 || last.start < s.sent || last.why != s.why {
 		if last != nil {
 			last.finish()
 		}
-		last = &segment{dir: s.o.Dir, number: s.next, start: s.lengthLocked()}
+		last = &segment{why: s.why, dir: s.o.Dir, number: s.next, start: s.lengthLocked()}
 		s.next++
 		s.segs = append(s.segs, last)
 	}

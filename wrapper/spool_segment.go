@@ -20,7 +20,8 @@ type segment struct {
 	number int
 	start  int64 // offset of its first byte in the stream
 	size   int64
-	lost   int64 // > 0: a marker for so many bytes
+	lost   int64  // > 0: a marker for so many bytes
+	why    string // they were given up
 	mem    []byte
 	file   *os.File // while it is written to
 	index  *os.File
@@ -139,7 +140,7 @@ func (g *segment) finish() {
 // becomeMarker replaces the content by a marker that counts lost bytes.
 func (g *segment) becomeMarker(lost int64, toDisk bool) {
 	g.finish()
-	g.mem = lossMarker(lost)
+	g.mem = lossMarker(lost, g.why)
 	g.size = int64(len(g.mem))
 	g.lost = lost
 	g.recs = []record{{0, wire.Stderr, time.Now().UnixMicro()}}

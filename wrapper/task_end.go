@@ -64,8 +64,8 @@ func (t *task) close(now time.Time) {
 		t.saveBy = now
 	}
 	t.writeEnd(&e)
-	if lost := t.spool.lostBytes(); lost > 0 {
-		t.log.Printf("%d bytes of output were given up: the spool was full", lost)
+	if lost, why := t.spool.lostBytes(); lost > 0 {
+		t.log.Printf("%d bytes of output were given up: %s", lost, why)
 	}
 	t.log.Debugf("the job has ended: code %d, cause %s, leftover %d", e.code, t.end.Cause, t.leftover)
 	t.rep.Finish(e)
