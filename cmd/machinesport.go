@@ -65,6 +65,9 @@ func machinesBind(set *config.Set) string {
 	if b := set.Settings.MachinesBind; b != "" {
 		return b
 	}
+	if set.Settings.AdoptUnknown {
+		return "0.0.0.0" // what another server started may be anywhere
+	}
 	for _, m := range set.Machines {
 		if !m.Local && !m.Tunnel {
 			return "0.0.0.0"

@@ -34,12 +34,7 @@ func (r *jobReader) notYet(body *value) {
 	}
 }
 
-// settingNotYet are keys of saltpeter_config; for default_transport only its
-// value decides.
-var settingNotYet = map[string]string{
-	"adopt_unknown": "unknown wrappers are refused",
-}
-
+// transportNotYet are values of default_transport.
 var transportNotYet = map[string]string{
 	"salt": "a run over it fails, and says so",
 }

@@ -190,11 +190,10 @@ func (r *settingReader) ssh(v *value) {
 }
 
 func (r *settingReader) later(full, key string, v *value) {
-	instead := settingNotYet[full]
-	if full == "default_transport" {
-		instead = transportNotYet[strings.ToLower(v.text)]
+	if full != "default_transport" {
+		return
 	}
-	if instead != "" {
+	if instead := transportNotYet[strings.ToLower(v.text)]; instead != "" {
 		r.warn(v, key, "is not yet in effect: "+instead, "")
 	}
 }

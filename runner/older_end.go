@@ -30,7 +30,7 @@ func (t *task) olderEnd(m *wire.Message) wire.End {
 		end.RealCode = m.RetCode
 	}
 	t.mu.Lock()
-	standing, timed := t.kill != nil && !t.kill.settled, t.hasSpec && t.spec.Order.Timeout > 0
+	standing, timed := t.kill != nil && !t.kill.settled, t.hasSpec && t.spec.Order.Timeout > 0 || t.rec.Transport == transportForeign
 	var cause string
 	if standing {
 		cause = t.kill.cause

@@ -198,6 +198,9 @@ func (s *session) again(length int64, now time.Time) {
 func (s *session) text(m *wire.Message) error {
 	t := s.t
 	at, stream := s.at(m), wire.StreamNumber(m.Stream)
+	if t.tooMuch(m.Data) {
+		m.Data = ""
+	}
 	t.mu.Lock()
 	if stream == wire.Stderr {
 		t.closing = m.Data // the wrapper's own lines come this way, the job's are merged into stdout

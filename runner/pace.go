@@ -25,6 +25,7 @@ type pace struct {
 	margin    time.Duration // after a timeout that a silent wrapper should have enforced
 	outputs   time.Duration // an output file that nothing came for is closed
 	late      time.Duration // how long tokens live on after the end
+	foreign   time.Duration // how long a job that another server started is followed
 	restart   time.Duration // a task that certainly never started is started by a new server, if it was launched no longer ago
 }
 
@@ -47,6 +48,7 @@ var defaultPace = pace{
 	margin:    5 * time.Second,
 	outputs:   10 * time.Second,
 	late:      24 * time.Hour,
+	foreign:   7 * 24 * time.Hour,
 	restart:   10 * time.Minute,
 }
 

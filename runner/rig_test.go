@@ -32,6 +32,7 @@ type rig struct {
 	pace  pace
 	roads map[string]launch.Transport
 	logs  *logBuffer
+	adopt bool
 
 	tasks  *tasks
 	book   *ledger.Ledger
@@ -160,6 +161,7 @@ func (r *rig) start() {
 	h := newHub()
 	r.tasks = newTasks(taskOptions{
 		Ledger: book, Transports: r.roads, MachinesURL: func(launch.Machine) string { return "ws://" + r.addr }, Log: log, Hub: h,
+		Adopt: func() bool { return r.adopt }, Group: func(job string) string { return "group of " + job },
 		OnEnd: func(t ledger.Task) {
 			r.mu.Lock()
 			r.ended = append(r.ended, t)

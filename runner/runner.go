@@ -55,6 +55,13 @@ func New(o Options) *Runner {
 	r := &Runner{o: o, hub: newHub()}
 	r.tasks = newTasks(taskOptions{
 		Ledger: o.Ledger, Transports: o.Transports, MachinesURL: o.MachinesURL, MachinesSocket: o.MachinesSocket, Pin: o.Pin, Log: o.Log, Hub: r.hub,
+		Adopt: func() bool { return r.firing.set.Load().Settings.AdoptUnknown },
+		Group: func(job string) string {
+			if j := r.firing.set.Load().Jobs[job]; j != nil {
+				return j.Group
+			}
+			return ""
+		},
 		OnEnd: func(t ledger.Task) { r.firing.runs.taskEnded(context.Background(), t) },
 		OnKill: func(job, run string) int {
 			if run != "" {

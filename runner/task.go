@@ -67,7 +67,6 @@ type task struct {
 	enqueued   bool      // launch was called
 	olderStart bool      // what was started is a wrapper of an older generation
 	startErr   string    // why it is not known whether it started
-	textSeen   bool      // output frames came, not only the text in complete
 
 	deaf     *session // the connection that carried an order and brought no answer in time
 	restarts int      // how often a start was repeated that had come to nothing

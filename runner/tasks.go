@@ -49,6 +49,11 @@ type taskOptions struct {
 	Log            *slog.Logger
 	Hub            *hub
 
+	// Adopt reports whether wrappers that another server started are taken over;
+	// Group is the group of a job. nil: they are not, and it has none.
+	Adopt func() bool
+	Group func(job string) string
+
 	// OnEnd is called once for each task after its end is durable; not for lost,
 	// which is no end yet, and not for ends from before this process. No lock is
 	// held: it may call launch and skip, and must not block for long.
@@ -81,6 +86,8 @@ type tasks struct {
 	turns   slots   // kills on this machine over the connection
 	scripts *places // kills over the other road
 	checks  *places // questions over the other road
+
+	foreigners foreigners
 
 	mu     sync.Mutex
 	closed bool

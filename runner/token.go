@@ -47,6 +47,9 @@ type expiry struct {
 // expire lets a token of an ended task live on for as long as its wrapper may
 // still come back for an answer.
 func (ts *tasks) expire(hash string, id ledger.TaskID, now time.Time) {
+	if hash == "" {
+		return // it came without one
+	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	ts.tokens = append(ts.tokens, expiry{now.Add(ts.pace.late), hash, id})
@@ -87,6 +90,9 @@ var _ wsx.Handler = handler{}
 // Connect finds out whose connection it is. Nothing but the token says so:
 // wrappers of the second generation do not introduce themselves again.
 func (h handler) Connect(ctx context.Context, c wsx.Claim) (wsx.Session, error) {
+	if c.Token == "" && !c.RunToken {
+		return h.foreign(c)
+	}
 	t, hash, err := h.claim(ctx, c)
 	if err != nil {
 		return nil, err

@@ -18,11 +18,12 @@ func (ts *tasks) tick(now time.Time) {
 
 // due is what a look at one task found to do.
 type due struct {
-	cut     bool // it is silent: say so
-	ask     bool
-	timeout bool
-	thaw    bool
-	idle    bool
+	cut      bool // it is silent: say so
+	ask      bool
+	timeout  bool
+	thaw     bool
+	idle     bool
+	unfollow bool // another server's, for too long
 }
 
 func (t *task) tick(now time.Time) {
@@ -39,6 +40,9 @@ func (t *task) tick(now time.Time) {
 	}
 	if d.thaw {
 		t.ts.spawn(t.enforceThaw)
+	}
+	if d.unfollow {
+		t.ts.spawn(t.unfollow)
 	}
 	if d.idle {
 		t.ts.forgetIdle(t)
@@ -66,6 +70,7 @@ func (t *task) due(now time.Time) due {
 	if live && !t.thawAt.IsZero() && now.After(t.thawAt.Add(t.ts.pace.answer)) && t.rec.State == ledger.Paused {
 		t.thawAt, d.thaw = time.Time{}, true
 	}
+	d.unfollow = !ended && t.rec.Transport == transportForeign && now.Sub(t.rec.Launched) > t.ts.pace.foreign
 	d.idle = ended && t.session == nil && t.rec.Leftover == 0 && t.checkAt.IsZero() && !t.checking
 	return d
 }

@@ -23,10 +23,11 @@ import (
 // knows no path, no token and no feature, and has nothing of our own road in it. The
 // first generation acknowledges nothing.
 type oldServer struct {
-	t      *testing.T
-	addr   string
-	http   *http.Server
-	served chan struct{}
+	t        *testing.T
+	addr     string
+	http     *http.Server
+	served   chan struct{}
+	handlers sync.WaitGroup
 
 	mu      sync.Mutex
 	second  bool
@@ -55,16 +56,19 @@ func newOldServer(t *testing.T, second bool) *oldServer {
 		if s.ws != nil {
 			s.ws.Close()
 		}
+		s.mu.Unlock()
+		<-s.served
+		s.handlers.Wait()
 		for _, f := range s.faults {
 			t.Error(f)
 		}
-		s.mu.Unlock()
-		<-s.served
 	})
 	return s
 }
 
 func (s *oldServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.handlers.Add(1)
+	defer s.handlers.Done()
 	u := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
 	ws, err := u.Upgrade(w, r, nil)
 	if err != nil {

@@ -12,8 +12,12 @@ const (
 	refusedEvery = 10 * time.Second
 )
 
-// route reads /task/TOKEN, /run/TOKEN, and either with /order behind it.
+// route reads /task/TOKEN, /run/TOKEN, and either with /order behind it; / is a
+// wrapper without a token.
 func route(path string) (token string, run, order, ok bool) {
+	if path == "/" || path == "" {
+		return "", false, false, true
+	}
 	kind, rest, found := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	if !found || (kind != "task" && kind != "run") || !strings.HasPrefix(path, "/") {
 		return "", false, false, false

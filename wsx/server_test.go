@@ -51,7 +51,7 @@ func TestRoutes(t *testing.T) {
 		{"GET", "/run/wrong", handshake, 401},
 		{"POST", "/task/" + token, handshake, 405},
 		{"HEAD", "/task/" + token, handshake, 405},
-		{"GET", "/", handshake, 404},
+		{"GET", "/", handshake, 401},
 		{"GET", "/task", handshake, 404},
 		{"GET", "/task/", handshake, 404},
 		{"GET", "/task//", handshake, 404},

@@ -69,6 +69,7 @@ const (
 	TriggerManual   = "manual"
 	TriggerCatchUp  = "catch_up"
 	TriggerRetry    = "retry"
+	TriggerForeign  = "foreign" // another server began it
 )
 
 // Run is the record of one firing.

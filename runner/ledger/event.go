@@ -17,6 +17,11 @@ type (
 	// ErrDueTaken, which is an ErrExists too, if there is one.
 	Begun struct{ Run Run }
 
+	// Joined adds a task, queued, to a run that another server began (trigger
+	// foreign): of each of its machines one hears by itself. ErrNoRun, ErrExists;
+	// ErrUnlawful for runs of our own.
+	Joined struct{ Task Task }
+
 	// SkippedDue says that due times of a job have no run. Neighbours with the
 	// same reason and detail become one range. ErrDueTaken if one of them has its
 	// record already.
@@ -162,6 +167,7 @@ type (
 )
 
 func (Begun) isEvent()         {}
+func (Joined) isEvent()        {}
 func (SkippedDue) isEvent()    {}
 func (Launched) isEvent()      {}
 func (Identified) isEvent()    {}

@@ -112,6 +112,22 @@ func (o *Output) AppendSeq(at time.Time, seq int64, stream byte, data []byte) er
 	})
 }
 
+// BeginAt says that the frames below seq were stored elsewhere: the first that is
+// expected here is seq. Once anything was stored it does nothing, and returns false.
+func (o *Output) BeginAt(at time.Time, seq int64) (begun bool, err error) {
+	err = o.do("begin", func(f *outputFile) error {
+		if f.seq.Load() >= 0 || f.length.Load() > 0 || seq <= 0 {
+			return nil
+		}
+		if err := f.ready(); err != nil {
+			return err
+		}
+		begun = true
+		return f.frame(at, seq-1, 1, nil)
+	})
+	return begun, err
+}
+
 // AppendText stores text without seq (first generation): always new.
 func (o *Output) AppendText(at time.Time, stream byte, data []byte) error {
 	return o.do("store", func(f *outputFile) error {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 )
 
@@ -68,6 +69,8 @@ func (w *writer) record(e Event) error {
 	switch e := e.(type) {
 	case Begun:
 		return w.begun(e.Run)
+	case Joined:
+		return w.joined(e.Task)
 	case SkippedDue:
 		return w.skipped(e.Skip)
 	case TokenDropped:
@@ -171,6 +174,35 @@ func (w *writer) begun(r Run) error {
 		w.put(newEntry(r, task, num, w.numTasks))
 	}
 	w.tellBegun(r, num)
+	return nil
+}
+
+// joined adds a task to a run that another server began.
+func (w *writer) joined(t Task) error {
+	var num, due int64
+	r := Run{ID: t.Run}
+	found, err := w.first(`SELECT num, job, trig, due FROM runs WHERE id = ?`, []any{t.Run}, &num, &r.Job, &r.Trigger, &due)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return fmt.Errorf("%w: %s", ErrNoRun, t.Run)
+	case r.Trigger != TriggerForeign || t.State != "" && t.State != Queued:
+		return fmt.Errorf("cannot add a task to %s: %w", t.Run, ErrUnlawful)
+	}
+	switch _, err := w.entry(t.TaskID); {
+	case err == nil:
+		return fmt.Errorf("%w: %s on %s", ErrExists, t.Run, t.Machine)
+	case !errors.Is(err, ErrNoTask):
+		return err
+	}
+	r.Due, r.Fired = instant(due), t.Queued
+	w.numTasks++
+	w.put(newEntry(r, t, num, w.numTasks))
+	if of := w.feed.open[num]; of != nil {
+		of.live++
+		w.undo = append(w.undo, func() { of.live-- })
+	}
 	return nil
 }
 
