@@ -25,7 +25,7 @@ const (
 // Claim is what a connection shows of itself before it is let in.
 type Claim struct {
 	Token    string // "" for a wrapper that another server started, without one
-	RunToken bool // …/run/TOKEN rather than …/task/TOKEN
+	RunToken bool   // …/run/TOKEN rather than …/task/TOKEN
 	Remote   string
 	TLS      bool
 	// Machine is the name that a wrapper gives for itself when it fetches an
