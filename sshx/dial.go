@@ -117,10 +117,12 @@ func (c *Client) attempt(ctx context.Context, p *place) (cn *conn, e *Error, aga
 		e.Hint = "mend that line, or take it out"
 		return nil, e, false
 	}
+	c.progress(p, "it does not take the connection")
 	raw, jump, e, again := c.connect(ctx, p)
 	if e != nil {
 		return nil, e, again
 	}
+	c.progress(p, "it took the connection and has not spoken yet")
 	ctx, cancel := context.WithTimeout(ctx, c.o.HandshakeTimeout)
 	defer cancel()
 	h := &handshake{p: p, wire: &wire{Conn: raw}, result: make(chan struct{})}
@@ -169,6 +171,7 @@ func (h *handshake) run(ctx context.Context, c *Client, db hostKeys) {
 	defer stop()
 	slot := false
 	h.wire.first = func() { // the far side speaks: from here on it costs both of us
+		c.progress(p, "the handshake is not finished")
 		select {
 		case c.slots <- struct{}{}:
 			slot = true
@@ -193,7 +196,9 @@ func (h *handshake) run(ctx context.Context, c *Client, db hostKeys) {
 				verdict = e
 				return e
 			}
-			h.stage.CompareAndSwap(1, 2)
+			if h.stage.CompareAndSwap(1, 2) {
+				c.progress(p, "the login is not finished")
+			}
 			return nil
 		},
 		Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
@@ -279,6 +284,9 @@ func (c *Client) connect(ctx context.Context, p *place) (net.Conn, *conn, *Error
 		return raw, jump, nil, false
 	}
 	dead := jump.isOver()
+	if ctx.Err() != nil {
+		jump.doubt()
+	}
 	c.unpin(jump)
 	var refused *ssh.OpenChannelError
 	where := p.jump.Target

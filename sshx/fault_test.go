@@ -154,7 +154,9 @@ func TestFarSideThatDoesNotSpeak(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
-		fails(t, err, ErrUnreachable, StageConnect)
+		if e := fails(t, err, ErrUnreachable, StageConnect); !strings.Contains(e.Error(), "no connection in time, it ") {
+			t.Errorf("%v does not tell how far it came", e)
+		}
 	})
 	t.Run("the caller gives up", func(t *testing.T) {
 		addr := faulty(t, func(_ int, conn net.Conn) { io.Copy(io.Discard, conn) })

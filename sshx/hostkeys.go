@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
@@ -40,7 +41,10 @@ func (t *trust) load(files []string) (*knownhosts.HostKeyDB, error) {
 			return nil, err
 		}
 		there = append(there, f)
-		fmt.Fprintf(&stamp, "%s %d %d %v\n", f, info.Size(), info.ModTime().UnixNano(), info.Sys())
+		fmt.Fprintf(&stamp, "%s %d %d", f, info.Size(), info.ModTime().UnixNano())
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			fmt.Fprintf(&stamp, " %d", st.Ino)
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

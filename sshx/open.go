@@ -94,9 +94,7 @@ func (c *Client) session(ctx context.Context, p *place, cn *conn) (s *Session, e
 	case <-slow.C:
 	}
 	close(gone)
-	c.mu.Lock()
-	cn.suspect = true // nobody else waits for it; its keepalive decides what becomes of it
-	c.mu.Unlock()
+	cn.doubt()
 	return nil, p.fail(StageSession, ErrUnreachable, errors.New("the far side does not answer on a connection that was there")), !fresh
 }
 

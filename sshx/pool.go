@@ -18,7 +18,8 @@ type host struct {
 	conns   []*conn
 	waiting []*waiter
 	dialing int
-	limit   int // sessions on one connection, as the far side has taught
+	limit   int    // sessions on one connection, as the far side has taught
+	doing   string // how far its last dial has come
 }
 
 // waiter waits for a place on a connection: a session's, or a pin.
@@ -51,7 +52,8 @@ type conn struct {
 	opened   int // since the beginning
 	pins     int // connections over it, and listeners
 	full     bool
-	suspect  bool
+	retired  bool
+	suspect  time.Time // since when it owes an answer; over when anything is heard
 	idle     time.Time
 }
 
@@ -94,6 +96,7 @@ func (c *Client) acquire(ctx context.Context, p *place, pin bool) (*conn, *Error
 			break
 		}
 	}
+	doing := h.doing
 	c.mu.Unlock()
 	select {
 	case g := <-w.grant: // just now: give it back
@@ -105,14 +108,23 @@ func (c *Client) acquire(ctx context.Context, p *place, pin bool) (*conn, *Error
 	if ctx.Err() == nil {
 		return nil, closedError(p, errClosed)
 	}
-	return nil, p.expired(ctx, StageConnect, "no connection in time")
+	return nil, p.expired(ctx, StageConnect, "no connection in time, "+doing)
+}
+
+// progress notes how far a dial has come, for those whose time is over before its.
+func (c *Client) progress(p *place, doing string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.hosts[p.key]; h != nil {
+		h.doing = doing
+	}
 }
 
 // take finds a place on a connection that is there. The caller holds mu.
 func (h *host) take(pin bool) *conn {
 	for _, cn := range h.conns {
 		switch {
-		case cn.suspect || cn.isOver():
+		case !cn.usable():
 		case pin:
 			cn.pins++
 			return cn
@@ -148,7 +160,7 @@ func (c *Client) dialFor(h *host) {
 	}
 	usable := false
 	for _, cn := range h.conns {
-		usable = usable || !cn.suspect && !cn.full && !cn.isOver()
+		usable = usable || cn.usable() && !cn.full
 	}
 	if usable && !c.closed { // they wait for a place on those that are there
 		c.log.Warn("no further connection", "machine", h.place.Target, "err", e)
@@ -266,6 +278,20 @@ func (cn *conn) end(why error) {
 // shows the consequences.
 func (cn *conn) isOver() bool { return cn.cause.Load() != nil || cn.wire.cutBy() != nil }
 
+// usable says whether something new may be put on it. The caller holds mu.
+func (cn *conn) usable() bool {
+	owes := !cn.suspect.IsZero() && cn.wire.heard.Load() < cn.suspect.UnixNano()
+	return !cn.retired && !owes && !cn.isOver()
+}
+
+// doubt keeps others from waiting for an answer that does not come; the keepalive
+// decides what becomes of the connection.
+func (cn *conn) doubt() {
+	cn.c.mu.Lock()
+	defer cn.c.mu.Unlock()
+	cn.suspect = time.Now()
+}
+
 // why is the reason for the end of a connection that has ended.
 func (cn *conn) why() error {
 	if err := cn.cause.Load(); err != nil {
@@ -321,6 +347,6 @@ func (cn *conn) retire(idle time.Duration) bool {
 	if cn.sessions > 0 || cn.pins > 0 || time.Since(cn.idle) < idle {
 		return false
 	}
-	cn.suspect = true // nobody takes it between here and its end
+	cn.retired = true // nobody takes it between here and its end
 	return true
 }

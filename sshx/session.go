@@ -46,7 +46,8 @@ type Session struct {
 
 // Run runs one command on a target: "[user@]host[:port]" or a Host of ssh_config.
 // Without an error it ran, and Exit says how it ended. When ctx ends the session
-// is closed (the command may go on) and the error says so.
+// is closed (the command may go on) and the error says so; the writers are not
+// used any more when Run returns, so one that blocks keeps it.
 func (c *Client) Run(ctx context.Context, target string, cmd Command) (Exit, error) {
 	leave, err := c.enter()
 	if err != nil {
