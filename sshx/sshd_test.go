@@ -322,7 +322,10 @@ func TestLoginShells(t *testing.T) {
 			s := lab.SSHD(t, lab.SSHDOptions{World: w})
 			c, _ := client(t, s)
 			for _, user := range []string{"spuser", "root"} {
-				for _, argv := range words {
+				for i, argv := range words {
+					if user == "root" && i > 0 { // the same shell with the same files
+						break
+					}
 					out, errs, exit, err := run(c, user+"@"+s.Host, Quote(argv...))
 					if err != nil || exit.Code != 0 || !strings.HasSuffix(out, want(argv)) {
 						t.Fatalf("as %s: %q printed %q %q, exit %+v, %v", user, argv, out, errs, exit, err)
