@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -14,7 +15,7 @@ import (
 )
 
 // openMachinesPort opens the port that wrappers dial, and says what its URL is.
-func (d *daemon) openMachinesPort() (net.Listener, func(m launch.Machine, tls bool) string, error) {
+func (d *daemon) openMachinesPort() (net.Listener, func(m launch.Machine, tls, pinned bool) string, error) {
 	port := d.o.machinesPort
 	remembered := filepath.Join(d.stateDir, "machines_port")
 	if port == 0 {
@@ -40,8 +41,8 @@ func (d *daemon) openMachinesPort() (net.Listener, func(m launch.Machine, tls bo
 	if host == "" {
 		host, _ = os.Hostname()
 	}
-	return ln, func(m launch.Machine, tls bool) string {
-		scheme, to := "ws", host
+	return ln, func(m launch.Machine, tls, pinned bool) string {
+		scheme, to, port := "ws", host, port
 		if tls {
 			scheme = "wss"
 		}
@@ -50,6 +51,11 @@ func (d *daemon) openMachinesPort() (net.Listener, func(m launch.Machine, tls bo
 			to = "127.0.0.1"
 			if ip := net.ParseIP(bind); ip != nil && !ip.IsUnspecified() {
 				to = bind
+			}
+		case m.Tunnel && d.tunnels != nil:
+			to, port = "127.0.0.1", d.tunnels.Port(m)
+			if !pinned {
+				scheme = "ws" // no certificate is for that name, and SSH seals it on the way
 			}
 		case m.ServerHost != "":
 			to = m.ServerHost
@@ -86,7 +92,7 @@ func (d *daemon) warnOfBind(set *config.Set) {
 
 // openTransports opens the roads to machines. Where ssh cannot be set up, jobs on
 // this machine go on.
-func (d *daemon) openTransports() map[string]launch.Transport {
+func (d *daemon) openTransports(machines net.Addr) map[string]launch.Transport {
 	local := launch.NewLocal(launch.LocalOptions{})
 	d.closeLater(func() { local.Close() })
 	roads := map[string]launch.Transport{"local": local}
@@ -103,5 +109,41 @@ func (d *daemon) openTransports() map[string]launch.Transport {
 	away := launch.NewSSH(launch.SSHOptions{Client: client, Builds: []string{filepath.Join(d.stateDir, "builds")}, Log: d.log})
 	d.closeLater(func() { away.Close() })
 	roads["ssh"] = away
+	near := machines.(*net.TCPAddr)
+	host := near.IP.String()
+	if near.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	d.tunnels = launch.NewTunnels(launch.TunnelOptions{
+		Client: client, File: filepath.Join(d.stateDir, "tunnels"), Log: d.log,
+		Dial: func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(near.Port)))
+		},
+	})
 	return roads
+}
+
+// upgrade brings machines up to this version after the program was replaced. Which
+// build they were brought to is remembered, so that not every start asks them all.
+func (d *daemon) upgrade(ctx context.Context, road launch.Transport) {
+	up, ok := road.(launch.Upgrader)
+	if !ok {
+		return
+	}
+	remembered := filepath.Join(d.stateDir, "wrapper_build")
+	name, err := up.Build()
+	if err != nil {
+		d.log.Error("cannot tell what to put on machines", "err", err)
+		return
+	}
+	if was, err := os.ReadFile(remembered); err == nil && strings.TrimSpace(string(was)) == name {
+		return
+	}
+	d.runner.Upgrade(ctx)
+	if ctx.Err() != nil {
+		return // the next start goes on with it
+	}
+	if err := os.WriteFile(remembered, []byte(name+"\n"), 0o600); err != nil {
+		d.log.Warn("cannot remember what was put on machines; the next start asks them again", "err", err)
+	}
 }

@@ -72,6 +72,7 @@ type daemon struct {
 	stateDir string
 	book     *ledger.Ledger
 	runner   *runner.Runner
+	tunnels  *launch.Tunnels // nil where ssh cannot be set up
 	reports  *report.Reports
 	closers  []func()
 
@@ -149,14 +150,18 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	transports := d.openTransports()
+	transports := d.openTransports(machines.Addr())
 	pin, tlsConfig, err := d.machinesTLS()
 	if err != nil {
 		return err
 	}
+	var holder launch.Holder
+	if d.tunnels != nil {
+		holder = d.tunnels
+	}
 	d.runner = runner.New(runner.Options{
-		Ledger: d.book, Transports: transports, Config: d.set,
-		MachinesURL: func(m launch.Machine) string { return url(m, tlsConfig != nil) }, Pin: pin,
+		Ledger: d.book, Transports: transports, Holder: holder, Config: d.set,
+		MachinesURL: func(m launch.Machine) string { return url(m, tlsConfig != nil, pin != "") }, Pin: pin,
 		MachinesSocket: d.machinesSocket(),
 		LocalSpool:     filepath.Join(d.stateDir, "spool"), Log: d.log,
 	})
@@ -185,6 +190,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}
 	start("the watch over the job files", func() error { return d.watch(ctx) })
 	wg.Go(func() { d.prune(ctx) })
+	wg.Go(func() { d.upgrade(ctx, transports["ssh"]) })
 
 	d.warnOfUnit(ctx)
 	d.log.Info("serving", "version", wrapper.Version, "jobs", len(d.set.Order), "config", d.o.dir, "state", d.stateDir, "socket", d.o.socket, "machines_port", machines.Addr().String())

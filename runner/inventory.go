@@ -187,3 +187,45 @@ func (r *Runner) eachMachine(ctx context.Context, set *config.Set, machines []co
 		<-done
 	}
 }
+
+// hold says which machines need a standing connection.
+func (r *Runner) hold(set *config.Set) {
+	if r.o.Holder == nil {
+		return
+	}
+	var machines []launch.Machine
+	for _, m := range set.Machines {
+		if at := reached(set, anyJob(set), m, r.o.LocalSpool); m.Enabled && at.Tunnel {
+			machines = append(machines, at)
+		}
+	}
+	r.o.Holder.Hold(machines)
+}
+
+// Upgrade puts the server's wrapper on machines that have one of another version. It
+// goes on in the background of a start, a few machines at a time, so that no firing
+// has to wait for it.
+func (r *Runner) Upgrade(ctx context.Context) {
+	set := r.Config()
+	var enabled []config.Machine
+	for _, m := range set.Machines {
+		if m.Enabled {
+			enabled = append(enabled, m)
+		}
+	}
+	r.eachMachine(ctx, set, enabled, func(ctx context.Context, m launch.Machine, _ launch.Inspector) {
+		road, ok := r.o.Transports[m.Transport].(launch.Upgrader)
+		if !ok {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, deployWithin)
+		defer cancel()
+		done, err := road.Upgrade(ctx, m)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			r.o.Log.Warn("cannot put the new wrapper on a machine; the next job there tries again", "machine", m.Name, "err", err)
+		case done:
+			r.o.Log.Info("the machine has the new wrapper", "machine", m.Name)
+		}
+	})
+}

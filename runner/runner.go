@@ -32,9 +32,11 @@ type Options struct {
 	// MachinesSocket is a unix socket that leads there too, for wrappers on this
 	// machine; "" = none.
 	MachinesSocket string
-	Pin            string
-	LocalSpool     string // where wrappers on this machine spool; "" = where they choose
-	Log            *slog.Logger
+	// Holder keeps the tunnels of machines that cannot dial; nil: there are none.
+	Holder     launch.Holder
+	Pin        string
+	LocalSpool string // where wrappers on this machine spool; "" = where they choose
+	Log        *slog.Logger
 }
 
 // Runner is the two halves together.
@@ -89,6 +91,10 @@ func (r *Runner) Run(ctx context.Context) error {
 	tasksCtx, stopTasks := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopTasks()
 	wg.Go(func() { r.tasks.run(tasksCtx) })
+	if r.o.Holder != nil {
+		r.hold(r.Config())
+		wg.Go(func() { r.o.Holder.Run(tasksCtx) })
+	}
 	if err := r.firing.start(ctx, unfinished); err != nil {
 		return err
 	}
@@ -130,6 +136,7 @@ func (r *Runner) specOf(ctx context.Context) func(ledger.Task) (taskSpec, error)
 // SetConfig puts a new Set in force; running tasks keep their definition.
 func (r *Runner) SetConfig(s *config.Set) {
 	r.firing.setConfig(context.Background(), s)
+	r.hold(s)
 	r.hub.publish(Change{Kind: ChangeConfig, At: time.Now()})
 }
 

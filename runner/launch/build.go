@@ -26,7 +26,7 @@ type build struct {
 
 // name is what the binary is called on a machine. The same bytes have the same name
 // everywhere, and an upgrade has another: a running wrapper keeps its file.
-func (b build) name() string { return "saltpeter-" + b.sha[:16] }
+func (b build) name() string { return "saltpeter-" + b.sha[:min(16, len(b.sha))] }
 
 // builds are the server's own binary and those for other architectures.
 type builds struct {

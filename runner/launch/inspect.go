@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -65,6 +66,38 @@ type Inspector interface {
 	Inspect(ctx context.Context, m Machine, o InspectOptions) Inspection
 	// Deploy puts the wrapper on a machine if it is not there; dry only looks.
 	Deploy(ctx context.Context, m Machine, dry bool) Deployment
+}
+
+// Upgrader is a transport that puts binaries on machines.
+type Upgrader interface {
+	// Build names what would be put there: another name, and machines are behind.
+	Build() (string, error)
+	// Upgrade puts it on a machine that has one of another version; it leaves alone
+	// what has none, since the first use does that.
+	Upgrade(ctx context.Context, m Machine) (done bool, err error)
+}
+
+// Build is the server's own binary.
+func (s *secureShell) Build() (string, error) {
+	all, err := s.builds.all()
+	return all[runtime.GOARCH].name(), err
+}
+
+// Upgrade puts the binary on a machine that has an older one.
+func (s *secureShell) Upgrade(ctx context.Context, m Machine) (done bool, err error) {
+	if !s.enter() {
+		return false, ErrClosed
+	}
+	defer s.calls.Done()
+	if m.NoPush || m.WrapperPath != "" {
+		return false, nil
+	}
+	found, err := s.survey(ctx, m, false)
+	if err != nil || found.path != "" || !found.older {
+		return false, err
+	}
+	a, err := s.binary(ctx, m)
+	return err == nil && !a.was, err
 }
 
 // Inspect of this machine: nothing can be wrong with the road.

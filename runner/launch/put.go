@@ -162,6 +162,7 @@ type survey struct {
 	path         string // of the binary, if it is there
 	version      string
 	places       []placed
+	older        bool // a build of another version lies there
 }
 
 // placed is one folder that was looked at.
@@ -245,6 +246,8 @@ func (v *survey) take(key, value string) {
 		v.system = value
 	case "arch":
 		v.arch = value
+	case "older":
+		v.older = true
 	case "time":
 		v.clock = value
 	case "from":

@@ -45,6 +45,15 @@ p_all() {
 		[ $p_code = 42 ]
 	}
 
+	# p_older DIR: whether a build of another version lies there.
+	p_older() {
+		for p_x in "$1"/saltpeter-*; do
+			case ${p_x##*/saltpeter-} in *[!0-9a-f]*) continue ;; esac
+			[ ! -f "$p_x" ] || return 0
+		done
+		return 1
+	}
+
 	# p_look DIR: what is there, in p_state.
 	p_look() {
 		[ -d "$1" ] || { [ "$p_make" ] && mkdir -p "$1"; }
@@ -94,7 +103,10 @@ p_all() {
 			[ "$p_d" ] || continue
 			p_look "$p_d"
 			p_say "$p_state=$p_d"
-			[ $p_state = has ] || continue
+			if [ $p_state != has ]; then
+				p_older "$p_d" && p_say "older=$p_d"
+				continue
+			fi
 			p_say "version=$p_v"
 			# It is in use: who cleans up sees so.
 			touch -c "$p_d/$p_name"

@@ -267,3 +267,31 @@ func TestPutWithSudo(t *testing.T) {
 	defer tr.Close()
 	speak(t, g, tr)
 }
+
+// An upgrade reaches machines that have an older build, and no others.
+func TestUpgrade(t *testing.T) {
+	r := newPutRig(t)
+	s := r.transport(t)
+	name, err := s.Build()
+	if err != nil || name != r.name(t, s) {
+		t.Fatalf("%q %v", name, err)
+	}
+	if done, err := s.Upgrade(soon(t), r.machine); done || err != nil {
+		t.Errorf("where nothing was: %v %v", done, err)
+	}
+	if got := r.on(t, "ls -A /var/lib /run"); strings.Contains(got, "saltpeter") {
+		t.Errorf("something was put there: %s", got)
+	}
+	r.on(t, "mkdir /var/lib/saltpeter && : >/var/lib/saltpeter/saltpeter-0123456789abcdef")
+	if done, err := s.Upgrade(soon(t), r.machine); !done || err != nil {
+		t.Errorf("where an older one was: %v %v", done, err)
+	}
+	r.on(t, "test -x /var/lib/saltpeter/"+name)
+	if done, err := s.Upgrade(soon(t), r.machine); done || err != nil {
+		t.Errorf("again: %v %v", done, err)
+	}
+	r.machine.NoPush = true
+	if done, err := s.Upgrade(soon(t), r.machine); done || err != nil {
+		t.Errorf("forbidden: %v %v", done, err)
+	}
+}
