@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"saltpeter/testdata/lab"
 )
 
 // The scripts in testdata/script are sessions that a user could have typed; the
@@ -25,6 +27,9 @@ import (
 //	halt                   TERMs it and waits for its end
 //	eventually RE CMD…     repeats a command until it succeeds and its output matches
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "wrap" { // where it was put on a machine it has another name
+		os.Exit(Main())
+	}
 	testscript.Main(m, map[string]func(){
 		"saltpeter": func() { os.Exit(Main()) },
 	})
@@ -64,6 +69,7 @@ type testDaemon struct {
 	env  []string
 	dir  string
 	bin  string
+	at   *lab.Host // nil: on this machine
 }
 
 func setUpScript(env *testscript.Env) error {
@@ -102,7 +108,11 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)
 	defer log.Close()
-	d.cmd = exec.Command(bin, append([]string{"serve", "-c", "jobs", "--state-dir", "state", "--socket", ts.Getenv("SOCKET"), "--machines-port", "0"}, args...)...)
+	flags := append([]string{"serve", "-c", "jobs", "--state-dir", "state", "--socket", ts.Getenv("SOCKET"), "--machines-port", "0"}, args...)
+	d.cmd = exec.Command(bin, flags...)
+	if d.at != nil {
+		d.cmd = d.at.Command(bin, flags...)
+	}
 	d.cmd.Dir, d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = d.dir, d.env, log, log
 	ts.Check(d.cmd.Start())
 	d.done = make(chan struct{})

@@ -367,6 +367,7 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 	linked := t.session != nil && time.Since(t.contact) < t.ts.pace.answer
 	cause := k.cause
 	t.mu.Unlock()
+	rebooted := res.Reason == launch.ReasonRebooted
 	switch {
 	case over(rec.State):
 		var with []ledger.Event
@@ -375,7 +376,7 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 		}
 		t.settle(k, r, true, with...)
 		return
-	case linked && k.report == nil:
+	case linked && k.report == nil && !rebooted:
 		// Its wrapper is there: it knows the true code, and says so in a moment.
 		t.mu.Lock()
 		k.report = &wire.Report{Op: "kill", OK: true, Outcome: wire.OutcomeGone, Phase: res.Phase, Proof: res.Proof, ProcessesBefore: res.Before}
@@ -383,8 +384,8 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 		t.mu.Unlock()
 		return
 	}
-	if k.sentOn == nil && res.Before == 0 && res.Acted == 0 && res.End == nil && !rec.Started.IsZero() {
-		t.endedBefore(k, r)
+	if (k.sentOn == nil || rebooted && k.heardAt.IsZero()) && res.Before == 0 && res.Acted == 0 && res.End == nil && !rec.Started.IsZero() {
+		t.endedBefore(k, r, res)
 		return
 	}
 	t.endByScript(k, r, res, &rec, cause)
@@ -393,12 +394,16 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 // endedBefore records the end of a task that no kill of ours has ended: the first
 // look already found nobody, and its wrapper, which would know, is gone too. serial
 // is held.
-func (t *task) endedBefore(k *killing, r Receipt) {
+func (t *task) endedBefore(k *killing, r Receipt, res launch.ScriptResult) {
 	r.Outcome, r.Reason = wire.OutcomeNotRunning, "it had ended before the kill"
+	reason := reasonLost
+	if res.Reason == launch.ReasonRebooted {
+		r.Outcome, r.Reason, reason = wire.OutcomeGone, "the machine was restarted", reasonRebooted
+	}
 	r.ExitCode = wire.Ptr(wire.ExitLost)
 	e := ledger.Ended{
 		Task: t.id, At: k.asked.Add(-time.Millisecond), State: ledger.Unknown, ExitCode: wire.ExitLost,
-		Reason: reasonLost, End: wire.End{Cause: wire.CauseLost, Proof: r.Proof},
+		Reason: reason, End: wire.End{Cause: wire.CauseLost, Proof: r.Proof},
 	}
 	if err := t.apply(append(t.settled(k, r, true), e)...); err != nil {
 		t.log().Error("cannot record an end", "err", err)

@@ -223,7 +223,7 @@ func (t *task) status(now time.Time) TaskStatus {
 	s.Length = max(s.Length, t.length.Load())
 	s.Connected = t.session != nil
 	live := !t.rec.State.Done() && t.rec.State != ledger.Queued
-	s.Disconnected = live && now.Sub(t.quiet) > t.ts.pace.silence
+	s.Disconnected = live && now.Sub(t.quiet) > t.ts.pace.silence && !t.starting
 	s.Overdue = live && t.overdue(now)
 	if k := t.kill; k != nil && !k.settled {
 		s.KillPending = k.why

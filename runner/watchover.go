@@ -56,7 +56,7 @@ func (t *task) due(now time.Time) due {
 	var d due
 	ended := over(t.rec.State)
 	live := !t.rec.State.Done() && t.rec.State != ledger.Queued
-	silent := now.Sub(t.quiet) > t.ts.pace.silence
+	silent := now.Sub(t.quiet) > t.ts.pace.silence && !t.starting // who is being started cannot speak yet
 	if live && silent && !t.cut {
 		t.cut, d.cut = true, true
 	}
