@@ -96,7 +96,7 @@ func TestManyPages(t *testing.T) {
 	id := r.run("fast", "")
 	var most uint64
 	var got []end
-	deadline := time.After(testWait)
+	deadline := time.After(3 * testWait)
 	for len(got) < pages {
 		select {
 		case e := <-ends:

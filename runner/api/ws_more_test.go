@@ -95,7 +95,7 @@ func TestDeafPageKills(t *testing.T) {
 	}
 	defer conn.Close("")
 	conn.Write(wsx.Text, []byte(`{"subscribe":"storm"}`))
-	r.await("more output than any buffer takes", func() bool { return r.task(id).Length > 16<<20 })
+	r.await("more output than any buffer takes", func() bool { return r.task(id).Length > 8<<20 })
 	conn.Write(wsx.Text, []byte(`{"killCron":"storm"}`))
 	r.await("its end", func() bool { return r.task(id).State == ledger.Killed })
 }

@@ -110,11 +110,12 @@ func TestPageKills(t *testing.T) {
 		id := ledger.TaskID{Run: started["run_id"].(string), Machine: r.set.Machines[0].Name}
 		r.await("it runs", func() bool { return r.task(id).State == ledger.Running })
 		v.until("it among the running", func(p *oldPage) bool { return p.runNow[id.Run] })
+		at := spot{"sleeper", id.Machine}
+		v.shows(at, id.Run, "working\n")
 		v.say(kill(id))
 		v.answer("receipt", func(f map[string]any) bool {
 			return f["run"] == id.Run && f["outcome"] == "gone" && f["exit_code"] == 143.0 && f["proof"] != ""
 		})
-		at := spot{"sleeper", id.Machine}
 		v.shows(at, id.Run, "working\n\n[Job terminated by user request]\n")
 		v.until("that it is over", func(p *oldPage) bool {
 			return !p.runNow[id.Run] && p.details["results"].(map[string]any)[id.Machine].(map[string]any)["retcode"] == 143.0
