@@ -87,7 +87,7 @@ func TestExactly(t *testing.T) {
 // A page that takes nothing any more can still kill.
 func TestDeafPageKills(t *testing.T) {
 	r := newRig(t)
-	r.configure(jobFiles + "storm:\n  command: seq 1 1000000000\n  schedule: '@yearly'\n  targets: '*'\n")
+	r.configure(jobFiles + "storm:\n  command: seq 1 2000000; sleep 300\n  schedule: '@yearly'\n  targets: '*'\n")
 	id := r.run("storm", ledger.Running)
 	conn, err := wsx.Dial(t.Context(), wsx.DialOptions{URL: "ws://" + r.tcp + "/ws"})
 	if err != nil {
