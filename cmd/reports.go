@@ -28,10 +28,17 @@ func (d *daemon) openReports(ctx context.Context) {
 
 func reportSettings(set *config.Set) report.Settings {
 	s := set.Settings
+	notify := map[string]report.Notify{}
+	for _, name := range set.Order {
+		if n := set.Jobs[name].Notify; n != nil {
+			notify[name] = report.Notify(*n)
+		}
+	}
 	return report.Settings{
 		LogDir:        s.LogDir,
 		Elasticsearch: report.Store{URLs: s.Elasticsearch, Index: s.ElasticsearchIndex},
 		OpenSearch:    report.Store{URLs: s.OpenSearch, Index: s.OpenSearchIndex},
+		Notify:        notify,
 	}
 }
 
@@ -64,6 +71,10 @@ func (a *app) reporters(w io.Writer, st *api.Status) {
 			say(red, "NOT REPORTED", "%s since %s, %s kept for it: %s", name, clock(r.Since, st.Now), plural(int(r.Behind), "event", "events"), printable(r.Problem))
 		case r.Behind >= farBehind:
 			say(yellow, "BEHIND", "%s: %d events are still to be reported", name, r.Behind)
+		}
+		if r.Name == report.Notices && r.Refused > 0 {
+			say(yellow, "NOT TOLD", "%s: %s could not be delivered since the server's start", name, plural(int(r.Refused), "notice", "notices"))
+			r.Refused = 0
 		}
 		if r.Lost+r.Refused > 0 {
 			say(yellow, "NOT REPORTED", "%s: %d events given up and %d documents refused since the server's start; its log says why", name, r.Lost, r.Refused)

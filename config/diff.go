@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"reflect"
@@ -40,7 +39,7 @@ func changed(old, now *Job) []string {
 	differ("year", x.Year != y.Year)
 	differ("schedule", x.Crontab != y.Crontab)
 	differ("timezone", old.Location.String() != now.Location.String())
-	differ("notify", !bytes.Equal(old.Notify, now.Notify))
+	differ("notify", !reflect.DeepEqual(old.Notify, now.Notify))
 	return keys
 }
 

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -350,16 +349,4 @@ func listHint(v *value) string {
 		items = append(items, item.text)
 	}
 	return fmt.Sprintf("write '%s'", cut(strings.Join(items, ",")))
-}
-
-func (r *jobReader) notify(v *value) {
-	if isNull(v) {
-		return
-	}
-	text, err := json.Marshal(plainAny(v))
-	if err != nil {
-		r.fail(v, "notify", "cannot be kept: "+err.Error(), "")
-		return
-	}
-	r.d.job.Notify = text
 }

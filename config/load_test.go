@@ -140,7 +140,7 @@ all:
 		CatchUpWindow: 24 * time.Hour, Splay: 5 * time.Minute, KillGrace: 10 * time.Second, KillSignal: "INT", Leftover: "kill",
 		Drain: 250 * time.Millisecond, PauseStopsTimeout: true, LostAfter: 10 * time.Minute, Retries: 2, RetryDelay: 30 * time.Second,
 		Transport: "local", Streams: "separate", OnSpoolFull: "block", MaxOutput: 10 << 20,
-		Notify: []byte(`{"on":["failure"],"webhook":"http://x"}`), Description: "all of it",
+		Notify: &Notify{Failure: true, Webhook: "http://x"}, Description: "all of it",
 	}
 	// "on" is a key here, and a boolean to YAML only as a value.
 	if !reflect.DeepEqual(a, want) {

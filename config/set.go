@@ -107,11 +107,11 @@ type Job struct {
 	LostAfter         time.Duration // default 5 min
 	Retries           int
 	RetryDelay        time.Duration
-	Transport         string // "" = default_transport
-	Streams           string // "" | separate
-	OnSpoolFull       string // gap (default) | block
-	MaxOutput         int64  // default 1 GiB
-	Notify            []byte // JSON of the key as written
+	Transport         string  // "" = default_transport
+	Streams           string  // "" | separate
+	OnSpoolFull       string  // gap (default) | block
+	MaxOutput         int64   // default 1 GiB
+	Notify            *Notify // nil: nobody is told
 	Enabled           bool
 	Description       string
 	Raw               map[string]any // the job as written, for the API: strings, numbers, lists, maps

@@ -8,7 +8,7 @@ import (
 )
 
 // Reporter is how one of those gets on that tell the outside world what happens:
-// the text logs, Elasticsearch, OpenSearch. A problem is one of reporting only; it
+// the text logs, Elasticsearch, OpenSearch, notices to people. A problem is one of reporting only; it
 // holds up no job, and nothing is lost by it but what Lost counts.
 type Reporter struct {
 	Name    string    `json:"name"`              // as its key in saltpeter_config
@@ -19,7 +19,7 @@ type Reporter struct {
 	Behind  int64     `json:"behind"`            // what is still to be told
 	Told    int64     `json:"told"`              // since the server's start, like the others below
 	Errors  int64     `json:"errors"`            // tries that failed
-	Refused int64     `json:"refused"`           // documents that the store will not have
+	Refused int64     `json:"refused"`           // documents that the store will not have, notices that could not be delivered
 	Lost    int64     `json:"lost"`              // given up, since the reporter was behind for too long
 }
 
@@ -48,7 +48,7 @@ func writeReporters(w io.Writer, reporters []Reporter) {
 		}},
 		{"saltpeter_report_events_total", "counter", "Events that were reported.", func(r *Reporter) int64 { return r.Told }},
 		{"saltpeter_report_errors_total", "counter", "Tries to report that failed.", func(r *Reporter) int64 { return r.Errors }},
-		{"saltpeter_report_refused_total", "counter", "Documents that the store refused for good.", func(r *Reporter) int64 { return r.Refused }},
+		{"saltpeter_report_refused_total", "counter", "Documents that the store refused, and notices that could not be delivered.", func(r *Reporter) int64 { return r.Refused }},
 		{"saltpeter_report_lost_total", "counter", "Events given up, since their reporter was behind for too long.", func(r *Reporter) int64 { return r.Lost }},
 	} {
 		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", m.name, m.help, m.name, m.kind)

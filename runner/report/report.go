@@ -1,5 +1,6 @@
 // Package report tells the outside world what happens: a text log for each job,
-// and documents for Elasticsearch and OpenSearch. What there is to tell comes out
+// documents for Elasticsearch and OpenSearch, and word to people when a job fails
+// and when it works again. What there is to tell comes out
 // of runner/ledger, as news that is written in the same step as the change that
 // it tells of; each reporter keeps its own place in it there, so that whatever is
 // restarted or away for a while, nothing is left out and nothing is told twice.
@@ -44,6 +45,7 @@ type Settings struct {
 	LogDir        string // "": one of Options.LogDirs; "off": no text logs
 	Elasticsearch Store
 	OpenSearch    Store
+	Notify        map[string]Notify // by job
 }
 
 // Store is a search engine that speaks _bulk; without URLs there is none.
@@ -57,6 +59,7 @@ const (
 	TextLog       = "logdir"
 	Elasticsearch = "elasticsearch"
 	OpenSearch    = "opensearch"
+	Notices       = "notify"
 )
 
 // names are those that the settings ask for.
@@ -70,6 +73,9 @@ func (s Settings) names() []string {
 	}
 	if len(s.OpenSearch.URLs) > 0 {
 		names = append(names, OpenSearch)
+	}
+	if len(s.Notify) > 0 {
+		names = append(names, Notices)
 	}
 	return names
 }
@@ -184,8 +190,11 @@ func (r *Reports) register(ctx context.Context) bool {
 
 // sink makes what a reporter hands its news to.
 func (r *Reports) sink(name string) sink {
-	if name == TextLog {
+	switch name {
+	case TextLog:
 		return newTextLog(r.o)
+	case Notices:
+		return newNotifier(r.o)
 	}
 	return newStore(r.o, name)
 }
@@ -200,7 +209,7 @@ type State struct {
 	Behind  int64     `json:"behind"`            // what is still to be told
 	Told    int64     `json:"told"`              // since the server's start, like the others below
 	Errors  int64     `json:"errors"`            // tries that failed
-	Refused int64     `json:"refused"`           // documents that the store will not have
+	Refused int64     `json:"refused"`           // documents that the store will not have, notices that could not be delivered
 	Lost    int64     `json:"lost"`              // given up, since the reporter was behind for too long
 }
 
