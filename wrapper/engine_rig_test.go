@@ -157,6 +157,7 @@ func modes(t *testing.T) []mode {
 type rigLab struct {
 	dir, self, hostile string
 	pipe               bool
+	via                func(name string) *exec.Cmd // how self is run; nil: as a child of this user or another
 }
 
 // piped is the rigLab with the job's output through a pipe.
@@ -229,10 +230,13 @@ func (l *rigLab) launch(t *testing.T, m mode, order wire.Order) *rig {
 	}
 	_ = os.Chmod(r.output, 0o666)
 	r.cmd = exec.Command(l.self)
+	if l.via != nil {
+		r.cmd = l.via(l.self)
+	}
 	r.cmd.Dir = "/"
 	r.cmd.Env = []string{"SALTPETER_TEST_ROLE=engine", "GORACE=atexit_sleep_ms=0", "PATH=" + os.Getenv("PATH")}
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if os.Geteuid() == 0 && m.uid != 0 {
+	if os.Geteuid() == 0 && m.uid != 0 && l.via == nil {
 		r.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(m.uid), Gid: uint32(m.uid)}
 	}
 	if testing.Verbose() {
