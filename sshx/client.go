@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os/user"
 	"sync"
 	"time"
@@ -65,6 +66,7 @@ type Client struct {
 	settings settings
 	trust    trust
 	slots    chan struct{} // handshakes that are computed
+	tcp      func(ctx context.Context, addr string) (net.Conn, error)
 	pause    time.Duration // before the second try of a handshake that was cut
 	patience time.Duration // for a session on a connection that may have been cut silently
 
@@ -85,6 +87,9 @@ type Client struct {
 func New(o Options) (*Client, error) {
 	o = o.withDefaults()
 	c := &Client{o: o, log: o.Log, me: whoami(), trust: trust{dbs: map[string]*trusted{}}, slots: make(chan struct{}, o.Concurrency),
+		tcp: func(ctx context.Context, addr string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		},
 		pause: 100 * time.Millisecond, patience: 3 * time.Second,
 		hosts: map[string]*host{}, gates: map[string]chan struct{}{}, live: map[*conn]bool{}}
 	c.settings.named, c.settings.home = o.Config, c.me.HomeDir

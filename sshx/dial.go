@@ -262,10 +262,10 @@ func (h *handshake) silent(ctx context.Context, timeout time.Duration) *Error {
 // connect makes the connection below SSH: from here, or over a jump host, which
 // is then pinned for it.
 func (c *Client) connect(ctx context.Context, p *place) (net.Conn, *conn, *Error, bool) {
-	ctx, cancel := context.WithTimeout(ctx, c.o.ConnectTimeout)
-	defer cancel()
 	if p.jump == nil {
-		raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.Addr())
+		ctx, cancel := context.WithTimeout(ctx, c.o.ConnectTimeout)
+		defer cancel()
+		raw, err := c.tcp(ctx, p.Addr())
 		if err == nil {
 			return raw, nil, nil, false
 		}
@@ -279,6 +279,8 @@ func (c *Client) connect(ctx context.Context, p *place) (net.Conn, *conn, *Error
 		outer.Hint = e.Hint
 		return nil, nil, outer, false
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.o.ConnectTimeout) // the jump host's login had its own
+	defer cancel()
 	raw, err := c.through(ctx, jump, p.Addr())
 	if err == nil {
 		return raw, jump, nil, false

@@ -124,9 +124,7 @@ func exits(ch ssh.Channel, req *ssh.Request) {
 	ch.Close()
 }
 
-func soon(o *Options) {
-	o.HandshakeTimeout, o.ConnectTimeout = 300*time.Millisecond, 300*time.Millisecond
-}
+func soon(o *Options) { o.HandshakeTimeout = 300 * time.Millisecond }
 
 func TestFarSideThatDoesNotSpeak(t *testing.T) {
 	r := newRig(t)
@@ -221,23 +219,6 @@ func TestResetInTheHandshake(t *testing.T) {
 	})
 }
 
-func TestSessionIsNotAnswered(t *testing.T) {
-	r := newRig(t)
-	addr := faulty(t, func(_ int, conn net.Conn) {
-		r.serve(conn, func(*ssh.ServerConn, ssh.NewChannel) {})
-	})
-	c := r.client(t, func(o *Options) { o.HandshakeTimeout = 2 * time.Second }) // of the handshake too, on a busy machine
-	_, _, _, err := run(c, addr, "true")
-	fails(t, err, ErrUnreachable, StageSession)
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
-	_, err = c.Run(ctx, addr, Command{Line: "true"})
-	var e *Error
-	if !errors.As(err, &e) || e.Sent || !errors.Is(err, context.Canceled) {
-		t.Fatalf("%v", err)
-	}
-}
-
 func TestCommandIsNotAnswered(t *testing.T) {
 	r := newRig(t)
 	asked := make(chan struct{}, 1)
@@ -303,114 +284,6 @@ func TestEndThatIsNotTold(t *testing.T) {
 	if out != "out" || exit != (Exit{Code: -1}) || err != nil {
 		t.Fatalf("%q %+v %v", out, exit, err)
 	}
-}
-
-// strait is a way to a server that can be closed silently: what was let in before
-// goes nowhere any more, new connections do.
-type strait struct {
-	addr   string
-	closed atomic.Int32 // connections up to this number are cut
-}
-
-func newStrait(t testing.TB, to string) *strait {
-	s := &strait{}
-	s.addr = faulty(t, func(n int, conn net.Conn) {
-		far, err := net.Dial("tcp", to)
-		if err != nil {
-			return
-		}
-		defer far.Close()
-		var both sync.WaitGroup
-		carry := func(a, b net.Conn) {
-			buf := make([]byte, 32<<10)
-			for {
-				k, err := a.Read(buf)
-				if k > 0 && int32(n) > s.closed.Load() {
-					b.Write(buf[:k])
-				}
-				if err != nil {
-					a.Close()
-					if int32(n) > s.closed.Load() {
-						b.Close()
-					}
-					return
-				}
-			}
-		}
-		both.Go(func() { carry(conn, far); far.Close() })
-		both.Go(func() { carry(far, conn) })
-		both.Wait()
-	})
-	return s
-}
-
-func TestKeepAlive(t *testing.T) {
-	r := newRig(t)
-	addr := faulty(t, func(_ int, conn net.Conn) {
-		r.serve(conn, func(_ *ssh.ServerConn, nc ssh.NewChannel) {
-			execs(nc, func(_ ssh.Channel, req *ssh.Request) { req.Reply(true, nil) }) // and never ends
-		})
-	})
-	way := newStrait(t, addr)
-	c := r.client(t, func(o *Options) { o.KeepAlive = 200 * time.Millisecond })
-	p, err := c.Start(t.Context(), way.addr, "true")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln := make(chan error, 1)
-	go func() { _, err := p.Wait(); ln <- err }()
-	select {
-	case err := <-ln:
-		t.Fatalf("a quiet connection that answers was ended: %v", err)
-	case <-time.After(time.Second):
-	}
-	way.closed.Store(1)
-	select {
-	case err := <-ln:
-		var e *Error
-		if !errors.As(err, &e) || !e.Sent || !strings.Contains(err.Error(), "no sign of life") {
-			t.Fatalf("%v", err)
-		}
-	case <-time.After(patient):
-		t.Fatal("a dead connection was not noticed")
-	}
-}
-
-// A connection in the pool that was cut silently must not keep a command waiting
-// until its keepalive notices.
-func TestSilentConnectionInThePool(t *testing.T) {
-	r := newRig(t)
-	addr := faulty(t, func(_ int, conn net.Conn) {
-		r.serve(conn, func(_ *ssh.ServerConn, nc ssh.NewChannel) { execs(nc, exits) })
-	})
-	way := newStrait(t, addr)
-	c := r.client(t, func(o *Options) { o.KeepAlive = time.Hour })
-	c.patience = 50 * time.Millisecond
-	mustRun(t, c, way.addr, "true")
-	way.closed.Store(1)
-	eventually(t, "silence", func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for cn := range c.live {
-			if time.Since(time.Unix(0, cn.wire.heard.Load())) < 1100*time.Millisecond {
-				return false
-			}
-		}
-		return true
-	})
-	mustRun(t, c, way.addr, "true")
-}
-
-// A silent jump host must not hold the deadline of what lies behind it.
-func TestSilentJumpHost(t *testing.T) {
-	r := newRig(t)
-	addr := faulty(t, func(_ int, conn net.Conn) {
-		r.serve(conn, func(_ *ssh.ServerConn, nc ssh.NewChannel) {}) // opens no channel
-	})
-	conf := config(t, "Host behind", "  HostName 127.0.0.1", "  Port 9", "  ProxyJump "+addr)
-	c := r.client(t, func(o *Options) { o.Config, o.ConnectTimeout = conf, 2*time.Second })
-	_, _, _, err := run(c, "behind", "true")
-	fails(t, err, ErrUnreachable, StageConnect)
 }
 
 // Whoever gives up must not take the dial from the others.

@@ -397,7 +397,7 @@ func TestJump(t *testing.T) {
 	if err := os.WriteFile(known, both, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	conf := config(t, "Host target*", "  HostName "+inner.Host, fmt.Sprintf("  Port %d", inner.Port), "  ProxyJump bastion", "Host closed", "  HostName 127.0.0.1", "  Port 1", "  ProxyJump bastion",
+	conf := config(t, "Host target*", "  HostName "+inner.Host, fmt.Sprintf("  Port %d", inner.Port), "  ProxyJump bastion", "Host far", "  HostName "+jump.Host, fmt.Sprintf("  Port %d", jump.Port), "  ProxyJump bastion,target", "Host closed", "  HostName 127.0.0.1", "  Port 1", "  ProxyJump bastion",
 		"Host bastion", "  HostName "+jump.Host, fmt.Sprintf("  Port %d", jump.Port), "Host *", "  IdentityFile none", "  User "+inner.User)
 	over := func(o *Options) {
 		o.Config, o.KnownHosts, o.IdentityFiles = conf, known, []string{inner.Key, jump.Key}
@@ -420,6 +420,10 @@ func TestJump(t *testing.T) {
 	}
 	_, _, _, err = run(c, "closed", "true")
 	fails(t, err, ErrUnreachable, StageConnect)
+	if e, err := c.Resolve("far"); err != nil || len(e.Jumps) != 2 {
+		t.Fatalf("%+v %v", e, err)
+	}
+	mustRun(t, c, "far", "true")
 	t.Run("jump host cut and back", func(t *testing.T) {
 		jump.Drop()
 		mustRun(t, c, "target", "true")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,9 +18,9 @@ type host struct {
 	place   *place
 	conns   []*conn
 	waiting []*waiter
-	dialing int
-	limit   int    // sessions on one connection, as the far side has taught
-	doing   string // how far its last dial has come
+	dials   []time.Time // when those began that are under way
+	limit   int         // sessions on one connection, as the far side has taught
+	doing   string      // how far its last dial has come
 }
 
 // waiter waits for a place on a connection: a session's, or a pin.
@@ -139,20 +140,20 @@ func (h *host) take(pin bool) *conn {
 // grow dials as many connections as those who wait need. The caller holds mu.
 func (c *Client) grow(h *host) {
 	need := (len(h.waiting) + h.limit - 1) / h.limit
-	for h.dialing < min(need, c.o.DialsPerHost) && !c.closed {
-		h.dialing++
-		c.spawn(func() { c.dialFor(h) })
+	for len(h.dials) < min(need, c.o.DialsPerHost) && !c.closed {
+		began := time.Now()
+		h.dials = append(h.dials, began)
+		c.spawn(func() { c.dialFor(h, began) })
 	}
 }
 
 // dialFor makes a connection for whoever waits for one. It belongs to no single
 // one of them: who gives up does not take it from the others.
-func (c *Client) dialFor(h *host) {
-	began := time.Now()
+func (c *Client) dialFor(h *host, began time.Time) {
 	_, e := c.dial(c.ctx, h.place)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h.dialing--
+	h.dials = slices.Delete(h.dials, slices.Index(h.dials, began), slices.Index(h.dials, began)+1)
 	if e == nil {
 		c.serve(h)
 		c.grow(h)
@@ -167,7 +168,13 @@ func (c *Client) dialFor(h *host) {
 		return
 	}
 	var later []*waiter
+	hope := false
 	for _, w := range h.waiting {
+		// A dial that began with this one may still succeed: sshd drops strangers at random.
+		if h.dialledFor(w) {
+			later, hope = append(later, w), true
+			continue
+		}
 		if w.since.After(began) { // it came when the host may have been back
 			later = append(later, w)
 			continue
@@ -175,7 +182,15 @@ func (c *Client) dialFor(h *host) {
 		w.grant <- grant{err: e}
 	}
 	h.waiting = later
-	c.grow(h)
+	if !hope {
+		c.grow(h)
+	}
+}
+
+// dialledFor says whether a dial is under way that began when this waiter came, or
+// before. Later ones do not count: where others keep coming, there always is one.
+func (h *host) dialledFor(w *waiter) bool {
+	return slices.ContainsFunc(h.dials, func(began time.Time) bool { return began.Before(w.since.Add(time.Second)) })
 }
 
 // serve gives places to those who wait. The caller holds mu.
@@ -226,7 +241,7 @@ func (c *Client) forget(cn *conn) {
 			}
 		}
 		c.grow(h)
-		if len(h.conns) == 0 && len(h.waiting) == 0 && h.dialing == 0 && h.limit == c.o.Sessions {
+		if len(h.conns) == 0 && len(h.waiting) == 0 && len(h.dials) == 0 && h.limit == c.o.Sessions {
 			delete(c.hosts, cn.place.key) // a learned limit is kept: learning it again costs refusals
 		}
 	}
