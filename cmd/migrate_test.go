@@ -2,8 +2,6 @@ package cmd
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -19,14 +17,13 @@ import (
 
 // A folder of job files in the form of the Python program, started as it is, and
 // looked at through what people had before: its files, its flags, its API, its
-// text logs. Only what belongs to this machine is put into the files: ports,
-// paths, and the name of a user.
+// text logs. Only what belongs to this machine is put into the files: paths, and
+// the name of a user.
 
 // migration is a server on testdata/migrate.
 type migration struct {
 	*killRig
-	port int
-	logs string
+	logs string // logdir
 }
 
 func newMigration(t *testing.T) *migration {
@@ -51,8 +48,7 @@ func newMigration(t *testing.T) *migration {
 			t.Fatal(err)
 		}
 	}
-	m.port = freePort(t)
-	m.flags = []string{"-a", "-p", fmt.Sprint(m.port)}
+	m.flags = []string{"-a", "-p", "0"}
 	m.serve()
 	t.Cleanup(m.quiet)
 	return m
@@ -71,18 +67,6 @@ func (m *migration) quiet() {
 		}
 	}
 	m.t.Error("maintenance did not come into force")
-}
-
-// freePort is one that nobody listens on. The old flags take a number, so that
-// the system cannot choose one when it is opened.
-func freePort(t *testing.T) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
 }
 
 // edit changes a job file in place, as people do.
@@ -141,7 +125,7 @@ func machinesOf(r *ledger.Run) (names []string) {
 func TestMigrationOfFiles(t *testing.T) {
 	m := newMigration(t)
 	out, errs, code := m.cli(nil, "check", "-c", filepath.Join(m.dir, "jobs"))
-	for _, want := range []string{"switched-off.yaml: the file is empty", "unquoted.yaml:3:8: ", "quote it: min: '*/5'", "15 jobs in 7 files, 2 errors"} {
+	for _, want := range []string{"switched-off.yaml: the file is empty", "unquoted.yaml:3:8: ", "quote it: min: '*/5'", "16 jobs in 7 files, 2 errors"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("check does not say %q:\n%s%s", want, out, errs)
 		}
@@ -149,7 +133,7 @@ func TestMigrationOfFiles(t *testing.T) {
 	if code != exitFailed {
 		t.Errorf("check ended with %d", code)
 	}
-	if jobs := m.status().Jobs; len(jobs) != 15 {
+	if jobs := m.status().Jobs; len(jobs) != 16 {
 		t.Errorf("%d jobs are in force", len(jobs))
 	}
 
