@@ -2,14 +2,17 @@ package cmd
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"saltpeter/sshx"
 	"saltpeter/testdata/lab"
 )
 
@@ -20,7 +23,8 @@ import (
 //	machine NAME…            makes machines; $NAME in jobs/*.yaml becomes root@HOST:PORT, $KEY the key's path
 //	drop NAME                ends the SSH connections of a machine
 //	on NAME CMD…             runs a command there
-//	authorize NAME FILE      sets the lines of root's authorized_keys; KEY in them is the key
+//	authorize NAME FILE      sets the lines of root's authorized_keys; KEY in them is the key, $EXAMPLES our folder of examples
+//	login NAME CODE LINE TEXT   runs a line with the key; it ends with that code and says TEXT
 func TestSSHScripts(t *testing.T) {
 	testscript.RunT(sshScriptT{t}, testscript.Params{
 		Dir:                 "../testdata/ssh",
@@ -35,7 +39,7 @@ func TestSSHScripts(t *testing.T) {
 			"halt":       func(ts *testscript.TestScript, _ bool, _ []string) { daemonOf(ts).end(ts, syscall.SIGTERM) },
 			"eventually": scriptEventually,
 
-			"machine": scriptMachine, "drop": scriptDrop, "on": scriptOn, "authorize": scriptAuthorize,
+			"machine": scriptMachine, "drop": scriptDrop, "on": scriptOn, "authorize": scriptAuthorize, "login": scriptLogin,
 		},
 	})
 }
@@ -113,5 +117,28 @@ func scriptAuthorize(ts *testscript.TestScript, _ bool, args []string) {
 	pub, err := os.ReadFile(s.key + ".pub")
 	ts.Check(err)
 	line := strings.ReplaceAll(strings.TrimSpace(ts.ReadFile(args[1])), "KEY", string(bytes.TrimSpace(pub)))
-	ts.Check(s.machine(ts, args[0]).Authorize("root", strings.ReplaceAll(line, "$WORK", ts.Getenv("WORK"))))
+	examples, err := filepath.Abs("../examples")
+	ts.Check(err)
+	ts.Check(s.machine(ts, args[0]).Authorize("root", strings.ReplaceAll(line, "$EXAMPLES", examples)))
+}
+
+// scriptLogin is what a person would try with the key, with a client of our own.
+func scriptLogin(ts *testscript.TestScript, _ bool, args []string) {
+	s := sshScriptOf(ts)
+	m := s.machine(ts, args[0])
+	client, err := sshx.New(sshx.Options{IdentityFiles: []string{s.key}, KnownHosts: m.KnownHosts})
+	ts.Check(err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), scriptPatience)
+	defer cancel()
+	var out, errs bytes.Buffer
+	exit, err := client.Run(ctx, "root@"+m.Addr, sshx.Command{Line: args[2], Stdout: &out, Stderr: &errs})
+	ts.Check(err)
+	ts.Logf("%s%s", &out, &errs)
+	if strconv.Itoa(exit.Code) != args[1] {
+		ts.Fatalf("exit code %d, want %s: %s", exit.Code, args[1], &errs)
+	}
+	if len(args) > 3 && !strings.Contains(out.String()+errs.String(), args[3]) {
+		ts.Fatalf("it does not say %q: %s%s", args[3], &out, &errs)
+	}
 }
