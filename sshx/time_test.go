@@ -239,6 +239,7 @@ func TestSilentJumpHost(t *testing.T) {
 	conf := config(t, "Host behind", "  HostName behind", "  ProxyJump gate", "Host *", "  IdentityFile none")
 	timed(t, func(ssh.NewChannel) {}, func(t *testing.T, c *Client, l *line) {
 		for want := 1; want <= 2; want++ {
+			time.AfterFunc(5*time.Second, l.cut)
 			began := time.Now()
 			_, err := c.Run(t.Context(), "behind", Command{Line: "true"})
 			fails(t, err, ErrUnreachable, StageConnect)
@@ -248,7 +249,6 @@ func TestSilentJumpHost(t *testing.T) {
 			if n := l.count(); n != want {
 				t.Errorf("%d dials to the jump host, not %d", n, want)
 			}
-			l.cut()
 		}
 	}, func(o *Options) { o.Config = conf })
 }
