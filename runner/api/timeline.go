@@ -126,24 +126,11 @@ func (s *Server) timelineOf(ctx context.Context, q timelineAsk, now time.Time) (
 	if err != nil {
 		return a, err
 	}
-	add := func(t *ledger.Task, kind string, code any, at time.Time) {
-		if !at.IsZero() && !at.Before(start) && !at.After(end) {
-			a.Content = append(a.Content, timelineEntry{Cron: t.Job, Instance: t.Run, Machine: t.Machine, Kind: kind, RetCode: code, At: stampOf(at), at: at})
-		}
-	}
 	seen := map[ledger.TaskID]bool{}
 	task := func(t *ledger.Task) {
-		if seen[t.TaskID] || t.State == ledger.Skipped {
-			return
-		}
-		seen[t.TaskID] = true
-		began := t.Started
-		if began.IsZero() {
-			began = t.Launched
-		}
-		add(t, "machine_start", "", began)
-		if t.State.Done() && t.ExitCode != nil {
-			add(t, "machine_result", *t.ExitCode, t.Ended)
+		if !seen[t.TaskID] && t.State != ledger.Skipped {
+			seen[t.TaskID] = true
+			a.Content = append(a.Content, entriesOf(t, start, end)...)
 		}
 	}
 	for _, t := range s.o.Runner.Tasks() {
@@ -173,6 +160,25 @@ func (s *Server) timelineOf(ctx context.Context, q timelineAsk, now time.Time) (
 	slices.SortStableFunc(a.Content, func(x, y timelineEntry) int { return x.at.Compare(y.at) })
 	a.Content = a.Content[max(len(a.Content)-timelineMost, 0):]
 	return a, nil
+}
+
+// entriesOf is the start and the end of a task, as far as they lie in a range.
+func entriesOf(t *ledger.Task, start, end time.Time) []timelineEntry {
+	var entries []timelineEntry
+	add := func(kind string, code any, at time.Time) {
+		if !at.IsZero() && !at.Before(start) && !at.After(end) {
+			entries = append(entries, timelineEntry{Cron: t.Job, Instance: t.Run, Machine: t.Machine, Kind: kind, RetCode: code, At: stampOf(at), at: at})
+		}
+	}
+	began := t.Started
+	if began.IsZero() {
+		began = t.Launched
+	}
+	add("machine_start", "", began)
+	if t.State.Done() && t.ExitCode != nil {
+		add("machine_result", *t.ExitCode, t.Ended)
+	}
+	return entries
 }
 
 // getTimeline is the timeline as JSON.
