@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -188,4 +189,29 @@ func FuzzText(f *testing.F) {
 
 func taskStatus(job, machine, run string, state ledger.State) *runner.TaskStatus {
 	return &runner.TaskStatus{Task: ledger.Task{TaskID: ledger.TaskID{Run: run, Machine: machine}, Job: job, State: state}}
+}
+
+// Whatever a page says, it is an answer that comes of it and no harm.
+func FuzzAsk(f *testing.F) {
+	for _, s := range []string{`{"subscribe":["a"]}`, `{"ack":{"cron":"a","machine":"m","position":7}}`, `{"killMachine":{"cron":"a","machine":"*","job_instance":null}}`, `[]`, `{"run":{}}`, `{"getTimeline":{"start_date":"now"}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var a ask
+		if json.Unmarshal(data, &a) != nil {
+			return
+		}
+		for _, raw := range []json.RawMessage{a.Subscribe, a.Run, a.KillCron} {
+			if raw == nil {
+				continue
+			}
+			if names, err := jobNames(raw); err == nil && slices.Contains(names, "") {
+				t.Fatalf("%q names nothing", raw)
+			}
+		}
+		var q timelineAsk
+		if a.GetTimeline != nil && json.Unmarshal(a.GetTimeline, &q) == nil {
+			_, _, _ = q.span(time.Unix(1e9, 0))
+		}
+	})
 }
