@@ -275,15 +275,24 @@ func (c *uiClient) chunk() error {
 			continue
 		}
 		sent, err := c.piece(t, copy)
-		if sent || err != nil {
+		if err != nil {
 			return err
+		}
+		if sent {
+			c.caughtUp()
+			return nil
 		}
 	}
 	c.more = false
+	c.caughtUp()
+	return nil
+}
+
+// caughtUp notes how long it took to send again what the last status emptied.
+func (c *uiClient) caughtUp() {
 	if c.emptied && !c.behind() {
 		c.emptied, c.took = false, time.Since(c.statusAt)
 	}
-	return nil
 }
 
 // piece sends the next chunk of one output, if there is one.

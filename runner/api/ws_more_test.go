@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,6 +100,31 @@ func TestDeafPageKills(t *testing.T) {
 	r.await("more output than any buffer takes", func() bool { return r.task(id).Length > 8<<20 })
 	conn.Write(wsx.Text, []byte(`{"killCron":"storm"}`))
 	r.await("its end", func() bool { return r.task(id).State == ledger.Killed })
+}
+
+// A page on its second visit to a job that prints without end still gets statuses.
+func TestSecondVisitToAStorm(t *testing.T) {
+	r := newRig(t)
+	r.configure(jobFiles + "drizzle:\n  command: i=0; while [ $i -lt 100000 ]; do i=$((i+1)); echo line $i; sleep 0.01; done\n  schedule: '@yearly'\n  targets: '*'\n")
+	id := r.run("drizzle", ledger.Running)
+	at := spot{"drizzle", id.Machine}
+	v := r.view(pageKinds[0])
+	v.open("drizzle")
+	v.until("some lines", func(p *oldPage) bool { return len(p.texts[at]) > 100 })
+	v.leave("drizzle")
+	v.open("drizzle")
+	for range 3 {
+		n := v.count("status")
+		v.until("another status and the text behind it", func(p *oldPage) bool {
+			statuses := 0
+			for _, kind := range v.types {
+				if kind == "status" {
+					statuses++
+				}
+			}
+			return statuses > n && strings.HasPrefix(p.texts[at], "line 1\nline 2\n") && len(p.texts[at]) > 100
+		})
+	}
 }
 
 // A task whose wrapper comes back after its end was told has more to say than a page
