@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -92,6 +92,9 @@ func SSHD(t testing.TB, o SSHDOptions) *Server {
 	t.Cleanup(func() {
 		s.Stop()
 		s.Drop()
+		if s.World == nil { // a world ends all that is in it
+			s.killMarked(t)
+		}
 		os.RemoveAll(s.Dir)
 	})
 	if err := s.prepare(); err != nil {
@@ -175,7 +178,11 @@ func (s *Server) Authorize(name string, lines ...string) error {
 // Start starts the daemon; again on the same port where it ran before.
 func (s *Server) Start() error {
 	if s.Port != 0 {
-		return s.start(s.Port)
+		err := s.start(s.Port)
+		for deadline := time.Now().Add(20 * time.Second); errors.Is(err, errInUse) && time.Now().Before(deadline); err = s.start(s.Port) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		return err
 	}
 	port := s.opt.Port
 	if port == 0 && s.opt.Netns != "" {
@@ -198,13 +205,17 @@ func (s *Server) Start() error {
 
 var errInUse = errors.New("the port is in use")
 
-func freePort(host string) (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return 0, err
+// freePort finds a port below those that the kernel gives away by itself: between
+// a stop and the next start no connection of another test may take it.
+func freePort(host string) (port int, err error) {
+	for range 100 {
+		port = 15000 + rand.IntN(17000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, err
 }
 
 func (s *Server) start(port int) error {
@@ -258,60 +269,6 @@ func (s *Server) start(port int) error {
 	return s.known()
 }
 
-// config is its sshd_config: of two lines for one keyword sshd takes the first.
-func (s *Server) config(port int) string {
-	lines := append([]string{
-		"Port " + strconv.Itoa(port),
-		"ListenAddress " + s.Host,
-	}, s.opt.Config...)
-	for _, k := range s.HostKeys {
-		lines = append(lines, "HostKey "+k)
-	}
-	lines = append(lines,
-		"AuthorizedKeysFile "+filepath.Join(s.Dir, "authorized", "%u"),
-		"PidFile none", "StrictModes no", "UsePAM no", "UseDNS no", "PermitRootLogin yes", "PrintMotd no",
-		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "LogLevel VERBOSE")
-	lines = append(lines, newer(s.bin)...)
-	return strings.Join(lines, "\n") + "\n"
-}
-
-// newer are lines for OpenSSH 9.8 and later, which would shut out a test whose
-// logins are meant to fail, and which has helpers beside it.
-func newer(bin string) []string {
-	said, _ := exec.Command(bin, "-V").CombinedOutput()
-	m := regexp.MustCompile(`OpenSSH_(\d+)\.(\d+)`).FindSubmatch(said)
-	if m == nil {
-		return nil
-	}
-	major, _ := strconv.Atoi(string(m[1]))
-	minor, _ := strconv.Atoi(string(m[2]))
-	if major < 9 || major == 9 && minor < 8 {
-		return nil
-	}
-	lines := []string{"PerSourcePenalties no"}
-	lib := filepath.Join(filepath.Dir(bin), "../lib/openssh")
-	if path := filepath.Join(lib, "sshd-session"); executable(path) {
-		lines = append(lines, "SshdSessionPath "+path)
-	}
-	if path := filepath.Join(lib, "sshd-auth"); executable(path) {
-		lines = append(lines, "SshdAuthPath "+path)
-	}
-	return lines
-}
-
-func (s *Server) known() error {
-	var b bytes.Buffer
-	for _, k := range s.HostKeys {
-		pub, err := os.ReadFile(k + ".pub")
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(&b, "[%s]:%d %s\n", s.Host, s.Port, strings.TrimSpace(string(pub)))
-	}
-	s.KnownHosts = filepath.Join(s.Dir, "known_hosts")
-	return os.WriteFile(s.KnownHosts, b.Bytes(), 0o644)
-}
-
 func (s *Server) logPath() string { return filepath.Join(s.Dir, "log") }
 
 // Log is what the daemon has said so far.
@@ -340,6 +297,30 @@ func (s *Server) Drop() {
 		syscall.Kill(pid, syscall.SIGKILL)
 	}
 	s.old = nil
+}
+
+// killMarked kills what carries this server's mark in its environment, until
+// nothing does.
+func (s *Server) killMarked(t testing.TB) {
+	mark := []byte("SP_LAB=" + s.Dir + "\x00")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		left := 0
+		envs, _ := filepath.Glob("/proc/[0-9]*/environ")
+		for _, path := range envs {
+			if b, err := os.ReadFile(path); err == nil && bytes.Contains(append(b, 0), mark) {
+				left++
+				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		if left == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%d processes that sshd's sessions left do not end", left)
+			return
+		}
+	}
 }
 
 // sessions are the processes below the daemon that are sshd's own; all of them

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -82,6 +83,42 @@ func TestWorldEndsWhatRunsInIt(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); dir != "" && err == nil {
 		t.Errorf("%s is still there", dir)
+	}
+}
+
+// A test that is killed has no time to clean up.
+func TestWorldEndsWithItsTest(t *testing.T) {
+	if os.Getenv("LAB_TEST_DIE") != "" {
+		w := NewWorld(t, WorldOptions{})
+		cmd := w.Command("", "sleep", "9999")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("SLEEPS %d %s\n", cmd.Process.Pid, w.Dir)
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestWorldEndsWithItsTest$")
+	cmd.Env = append(os.Environ(), "LAB_TEST_DIE=1")
+	out, _ := cmd.CombinedOutput()
+	_, line, ok := strings.Cut(string(out), "SLEEPS ")
+	if !ok {
+		t.Skipf("no world here: %s", out)
+	}
+	var pid int
+	var dir string
+	if _, err := fmt.Sscan(line, &pid, &dir); err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !strings.Contains(string(b), "9999") { // nsenter becomes it
+			break
+		}
+		if time.Now().After(deadline) {
+			syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatalf("process %d outlives its test", pid)
+		}
 	}
 }
 

@@ -199,6 +199,19 @@ func (w *World) layers(t testing.TB, pkgs []string) error {
 	return os.WriteFile(filepath.Join(w.Dir, "layers"), []byte(strings.Join(lines, "\n")), 0o644)
 }
 
+// endOfWorld waits until the test closes its pipe, or is killed itself, and then
+// kills what is left: nothing may outlive a test that had no time to clean up.
+const endOfWorld = `echo ready
+read -r x || :
+me=$(readlink /proc/self/ns/mnt)
+for i in 1 2 3; do
+	for p in /proc/[0-9]*; do
+		pid=${p#/proc/}
+		if [ "$pid" != $$ ] && [ "$(readlink "$p/ns/mnt" 2>/dev/null)" = "$me" ]; then kill -9 "$pid" 2>/dev/null || :; fi
+	done
+done
+`
+
 // begin starts the process that holds the namespace. /etc is overlaid only where
 // something is added to it: replacing files that are there needs bind mounts alone,
 // which more containers allow.
@@ -216,7 +229,7 @@ mount --bind "$1/varlog" /var/log
 	if len(o.Packages) > 0 {
 		script += "mount -t overlay overlay -o lowerdir=\"$1/layer/usr:$(tr '\\n' : <\"$1/layers\"):/usr\" /usr\n"
 	}
-	script += "echo ready\nexec cat\n"
+	script += endOfWorld
 	w.holder = exec.Command("sh", "-c", script, "sh", w.Dir)
 	w.holder.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: 0, Setpgid: true}
 	var said strings.Builder
@@ -288,6 +301,7 @@ func (w *World) end(t testing.TB) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+	w.holder.Process.Kill() // rather than have it look through all processes once more
 	w.stdin.Close()
 	w.holder.Wait()
 }
