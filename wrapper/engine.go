@@ -293,6 +293,7 @@ func (e *engine) release() {
 
 // exited fixes code and time, once, and says so.
 func (e *engine) exited() {
+	e.lock.release() // what the job has left is no overlap
 	ws := e.mainStatus
 	cause := e.cause
 	switch {

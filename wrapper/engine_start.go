@@ -62,7 +62,7 @@ func start(o engineOptions) (*engine, error) {
 		return nil, fmt.Errorf("cannot become the reaper of the job's processes: %w", err)
 	}
 	signal.Notify(e.child, syscall.SIGCHLD)
-	shell, err := park(&order, who, o.Stdout, o.Stderr)
+	shell, err := park(&order, who, e.lock, o.Stdout, o.Stderr)
 	if err != nil {
 		e.release()
 		return nil, err

@@ -144,14 +144,30 @@ func testLockfile(t *testing.T, l *rigLab, m mode) {
 	if n := second.wait("refused", "ready"); n.Kind != "refused" || !strings.Contains(n.Error, fmt.Sprintf("process %d holds it", first.start.PID)) {
 		t.Errorf("second: %s %q", n.Kind, n.Error)
 	}
-	// A wrapper's death frees the lock, whatever the file says.
+	// The wrapper's death frees nothing while the job lives; the job's end does,
+	// whatever the file says.
 	_ = first.cmd.Process.Kill()
 	first.until("dead", func() bool { _, ok := <-first.news; return !ok })
 	_ = first.cmd.Wait()
+	if n := l.launch(t, m, o).wait("refused", "ready"); n.Kind != "refused" {
+		t.Errorf("the job lives, and its lock is taken: %s", n.Kind)
+	}
+	first.destroy()
+	first.until("the lock is free", func() bool {
+		lock, err := takeLock(o.Lockfile, false)
+		lock.release()
+		return err == nil
+	})
+	// What a job has left does not hold it.
+	o.Command = "sleep 300 >/dev/null 2>&1 & exit 0"
 	third := l.newRig(t, m, o).open()
+	third.wait("exited")
+	o.Command = "sleep 300"
+	fourth := l.newRig(t, m, o).open()
+	fourth.send(rigCommand{Op: "kill", Cause: wire.CauseKill})
+	fourth.finish()
 	third.send(rigCommand{Op: "kill", Cause: wire.CauseKill})
 	third.finish()
-	first.destroy()
 }
 
 // testGate: a wrapper that dies before the gate opens releases no user code.

@@ -62,7 +62,7 @@ func jobEnviron(o *wire.Order, a *account) ([]string, error) {
 // park starts the job's shell at the gate: own session, user, groups and
 // directory changed, everything default that the wrapper may have inherited
 // otherwise.
-func park(o *wire.Order, a *account, stdout, stderr *os.File) (*parked, error) {
+func park(o *wire.Order, a *account, lock *jobLock, stdout, stderr *os.File) (*parked, error) {
 	env, err := jobEnviron(o, a)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func park(o *wire.Order, a *account, stdout, stderr *os.File) (*parked, error) {
 			_ = f.Chown(int(a.uid), int(a.gid)) // else `echo >/dev/stderr` is refused to the user
 		}
 	}
-	pid, err := forkShell(o, a, env, files)
+	pid, err := forkShell(o, a, env, files, lock.inherited())
 	if err != nil {
 		gateWrite.Close()
 		return nil, whyNotStarted(o, a, err)
@@ -101,11 +101,17 @@ func park(o *wire.Order, a *account, stdout, stderr *os.File) (*parked, error) {
 	return &parked{pid: pid, gate: gateWrite}, nil
 }
 
-func forkShell(o *wire.Order, a *account, env []string, files []*os.File) (int, error) {
+func forkShell(o *wire.Order, a *account, env []string, files []*os.File, lock *os.File) (int, error) {
 	fds := make([]uintptr, len(files))
 	for i, f := range files {
 		fds[i] = f.Fd()
 		_ = syscall.SetNonblock(int(fds[i]), false) // the job must block where the wrapper polls
+	}
+	if lock != nil {
+		for len(fds) < lockFD {
+			fds = append(fds, ^uintptr(0)) // nothing there
+		}
+		fds = append(fds, lock.Fd())
 	}
 	// Descriptors that we inherited ourselves must not reach the job.
 	_ = unix.CloseRange(3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC)
@@ -121,6 +127,7 @@ func forkShell(o *wire.Order, a *account, env []string, files []*os.File) (int, 
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: a.credential()},
 	})
 	runtime.KeepAlive(files)
+	runtime.KeepAlive(lock)
 	return pid, err
 }
 

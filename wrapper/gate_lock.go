@@ -8,9 +8,18 @@ import (
 	"syscall"
 )
 
-// jobLock is a lockfile: the flock is the lock, and it ends with the wrapper. The
-// PID in it is for people only.
-type jobLock struct{ file *os.File }
+// jobLock is a lockfile. The flock is the lock, and the job's processes hold it
+// together with the wrapper: it ends when the wrapper says that the job has ended, or,
+// where the wrapper dies before, with the last of them. The PID in it is for people
+// only.
+type jobLock struct {
+	file     *os.File
+	released bool
+	held     *os.File // what is locked, and what the job inherits: for reading only
+}
+
+// lockFD is where the job's processes have it: beyond what shells name or hand out.
+const lockFD = 62
 
 // takeLock locks path. With overlap allowed, one that another holds is no
 // obstacle, and nil is returned.
@@ -29,7 +38,8 @@ func takeLock(path string, overlap bool) (*jobLock, error) {
 			f.Close()
 			return nil, fmt.Errorf("cannot take lockfile %s: it is not a regular file", path)
 		}
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		l, err := flock(f)
+		if err != nil {
 			holder := make([]byte, 32)
 			n, _ := f.ReadAt(holder, 0)
 			f.Close()
@@ -40,11 +50,44 @@ func takeLock(path string, overlap bool) (*jobLock, error) {
 		}
 		// Somebody may have put another file there while we waited for the lock.
 		if there, err := os.Lstat(path); err == nil && os.SameFile(there, opened) {
-			return &jobLock{file: f}, nil
+			return l, nil
 		}
-		f.Close()
+		l.close()
 	}
 	return nil, fmt.Errorf("cannot take lockfile %s: it is replaced all the time", path)
+}
+
+// flock locks an open lockfile through a second opening of it.
+func flock(f *os.File) (*jobLock, error) {
+	held, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		held = f
+	}
+	err = syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EBADF) && held != f { // NFS locks only what may be written
+		held.Close()
+		held = f
+		err = syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil && held != f {
+		held.Close()
+	}
+	return &jobLock{file: f, held: held}, err
+}
+
+// inherited is what the job's shell gets of the lock; nil where there is none.
+func (l *jobLock) inherited() *os.File {
+	if l == nil {
+		return nil
+	}
+	return l.held
+}
+
+func (l *jobLock) close() {
+	l.file.Close()
+	if l.held != l.file {
+		l.held.Close()
+	}
 }
 
 func orUnknown(s string) string {
@@ -74,10 +117,14 @@ func (l *jobLock) write(text string) {
 	_, _ = l.file.WriteAt([]byte(text), 0)
 }
 
-// release leaves the file where it is: removing it would let two hold "the" lock.
+// release leaves the file where it is: removing it would let two hold "the" lock. What
+// the job has left may still have it open; it is unlocked for them as well.
 func (l *jobLock) release() {
-	if l != nil {
-		l.write("")
-		l.file.Close()
+	if l == nil || l.released {
+		return
 	}
+	l.released = true
+	l.write("")
+	_ = syscall.Flock(int(l.held.Fd()), syscall.LOCK_UN)
+	l.close()
 }
