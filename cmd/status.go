@@ -160,6 +160,9 @@ func marks(t runner.TaskStatus, now time.Time) []string {
 	if t.StartUnsure != "" {
 		m = append(m, "not known whether it started, the machine is asked: "+t.StartUnsure)
 	}
+	if t.Unwatched {
+		m = append(m, "cannot be watched (use_wrapper: false)")
+	}
 	if t.Overdue {
 		m = append(m, "overdue")
 	}

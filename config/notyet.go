@@ -18,7 +18,6 @@ var jobNotYet = []struct {
 	{"on_overlap", func(j *Job) bool { return j.OnOverlap == "replace" || j.OnOverlap == "wait" }, "the overlapping run is skipped"},
 	{"on_lost", func(j *Job) bool { return j.OnLost != "wait" }, "the next run waits"},
 	{"splay", func(j *Job) bool { return j.Splay > 0 }, "all machines start at once"},
-	{"use_wrapper", func(j *Job) bool { return !j.UseWrapper }, "the job runs with its wrapper"},
 	{"transport", func(j *Job) bool { return j.Transport == "salt" }, "a run fails, and says so"},
 }
 

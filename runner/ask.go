@@ -169,7 +169,7 @@ func (t *task) gone(ctx context.Context, res launch.ScriptResult) {
 		return
 	}
 	e := ledger.Ended{
-		Task: t.id, At: time.Now(), State: ledger.Unknown, ExitCode: wire.ExitLost, Reason: reasonLost,
+		Task: t.id, At: time.Now(), State: ledger.Unknown, ExitCode: wire.ExitLost, Reason: t.lostReason(),
 		End: wire.End{Cause: wire.CauseLost, Proof: res.Proof, Leftover: res.Alive},
 	}
 	if res.Reason == launch.ReasonRebooted {

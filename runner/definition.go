@@ -22,6 +22,7 @@ type definition struct {
 	Version   int                       `json:"version"`
 	Order     wire.Order                `json:"order"` // without run, machine, token and cookie
 	LostAfter time.Duration             `json:"lost_after"`
+	NoWrapper bool                      `json:"no_wrapper,omitempty"`
 	Machines  map[string]launch.Machine `json:"machines"`
 }
 
@@ -31,6 +32,7 @@ func define(set *config.Set, job *config.Job, machines []config.Machine, localSp
 	d := definition{
 		Version:   definitionVersion,
 		LostAfter: job.LostAfter,
+		NoWrapper: !job.UseWrapper,
 		Machines:  make(map[string]launch.Machine, len(machines)),
 		Order: wire.Order{
 			Version:           wire.OrderVersion,

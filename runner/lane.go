@@ -128,6 +128,10 @@ func (t *task) launch(ctx context.Context) {
 		})
 		return
 	}
+	if t.plan().NoWrapper {
+		t.launchBare(order)
+		return
+	}
 	startCtx, cancel := lingering(ctx, t.ts.pace.start)
 	defer cancel()
 	res := transport.Start(startCtx, machine, order)

@@ -32,7 +32,7 @@ func (t *task) isOlder() bool {
 	}
 	// Nobody has said who runs. A program that the job names as its wrapper may be
 	// anything; jobs of either generation can be found by their run.
-	return t.hasSpec && t.spec.Machine.WrapperPath != "" || t.olderStart
+	return t.hasSpec && t.spec.Machine.WrapperPath != "" && !t.spec.NoWrapper || t.olderStart
 }
 
 // question is a request of kill.sh about this task.

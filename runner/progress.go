@@ -263,5 +263,6 @@ func (d definition) spec(t ledger.Task) taskSpec {
 		Order:     d.order(t.Run, t.Machine),
 		Machine:   d.Machines[t.Machine],
 		LostAfter: d.LostAfter,
+		NoWrapper: d.NoWrapper,
 	}
 }

@@ -15,6 +15,7 @@ type TaskStatus struct {
 	LastContact  time.Time     `json:"last_contact,omitzero"`
 	KillPending  string        `json:"kill_pending,omitempty"` // why the standing kill has not got through
 	Overdue      bool          `json:"overdue"`
+	Unwatched    bool          `json:"unwatched,omitempty"`    // it runs without a wrapper: only its result will be known
 	Road         string        `json:"road"`                   // how it can be reached now: websocket, local, ssh, none; "ssh?": not tried yet
 	StartUnsure  string        `json:"start_unsure,omitempty"` // why it is not known whether it started; the machine is being asked
 	Alive        []LeftProcess `json:"alive,omitempty"`        // of a kill that could not end them

@@ -47,6 +47,7 @@ type task struct {
 	expected time.Time // a connection was let in and has not been opened yet
 	cut      bool      // told as disconnected
 
+	holding  bool // it runs without a wrapper, over a connection of the transport's
 	starting bool // Transport.Start is under way
 	unsure   int  // how many questions found nothing of a start that was not confirmed
 
@@ -230,6 +231,7 @@ func (t *task) status(now time.Time) TaskStatus {
 	}
 	s.Alive = t.alive
 	s.StartUnsure = t.startErr
+	s.Unwatched = live && t.hasSpec && t.spec.NoWrapper
 	s.Road = t.roadNow(s.Disconnected)
 	return s
 }

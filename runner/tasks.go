@@ -35,6 +35,7 @@ type taskSpec struct {
 	Order     wire.Order     // all but Version, Server, URL, Pin and Task, which are filled in here
 	Machine   launch.Machine // Machine.Transport says which road
 	LostAfter time.Duration  // 0 = 5 min
+	NoWrapper bool           // the transport runs the command itself
 }
 
 // taskOptions of the tasks half.

@@ -55,6 +55,9 @@ func (t *task) due(now time.Time) due {
 	defer t.mu.Unlock()
 	var d due
 	ended := over(t.rec.State)
+	if t.holding {
+		t.quiet = now // its connection is there, and tells when it ends
+	}
 	live := !t.rec.State.Done() && t.rec.State != ledger.Queued
 	silent := now.Sub(t.quiet) > t.ts.pace.silence && !t.starting // who is being started cannot speak yet
 	if live && silent && !t.cut {

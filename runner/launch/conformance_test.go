@@ -52,6 +52,7 @@ func conform(t *testing.T, g rig) {
 		{"goes on without its asker", conformUnattended},
 		{"refuses what it cannot ask", conformRefuse},
 		{"fetches", conformFetch},
+		{"runs without a wrapper", conformBare},
 		{"closes", conformClose},
 	} {
 		t.Run(c.name, func(t *testing.T) {
