@@ -132,7 +132,7 @@ func (s *spool) reserve(n int64) (*segment, int64) {
 			s.checkDisk()
 		}
 		n = min(n, s.segmentSize)
-		if s.held+n <= s.limit() {
+		if s.held+n+recordSize <= s.limit() {
 			if last == nil || !last.takes(s.segmentSize) {
 				if last = s.roll(); last == nil {
 					return nil, 0
