@@ -5,6 +5,7 @@
 #   make bench    speed and memory as ratios against a baseline of the same run
 #   make kill-lab every kill case, with a table
 #   make soak     the promises that are about minutes, for minutes
+#   make man      man pages of every verb, in dist/man
 #   make dist     static binaries for linux on amd64 and arm64
 #   make install  the binary, the unit and an empty folder for jobs (PREFIX, DESTDIR)
 
@@ -24,7 +25,7 @@ RACE     := $(if $(CC_FOUND),-race,)
 # Our own packages; those in testdata are named since ./... leaves testdata out.
 PACKAGES := ./... ./testdata/lab ./testdata/killtable
 
-.PHONY: all demo test check bench kill-lab soak dist install clean
+.PHONY: all demo test check bench kill-lab soak man dist install clean
 
 all: bin/saltpeter
 
@@ -56,6 +57,9 @@ kill-lab:
 
 soak:
 	SALTPETER_SOAK=1 $(GO) test -count 1 -timeout 30m -run 'Second' -v ./runner
+
+man:
+	SALTPETER_MAN_DIR=$(CURDIR)/dist/man $(GO) test -count 1 -run TestManPages ./cmd
 
 dist:
 	@mkdir -p dist
