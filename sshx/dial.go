@@ -21,9 +21,11 @@ const dialTries = 7
 // dial makes one connection, through the gates of its destination and of its jump
 // host.
 func (c *Client) dial(ctx context.Context, p *place) (*conn, *Error) {
+	// The same address over another jump host is another machine. Gates are taken on
+	// the way from the target towards us, so nobody waits for who waits for him.
 	gates := []chan struct{}{c.gate("to " + p.Addr())}
 	if p.jump != nil {
-		gates = append(gates, c.gate("over "+p.jump.key))
+		gates = []chan struct{}{c.gate("to " + p.Addr() + " over " + p.jump.key), c.gate("over " + p.jump.key)}
 	}
 	for _, g := range gates {
 		select {

@@ -284,3 +284,20 @@ func TestDialsOverJumpHost(t *testing.T) {
 		}
 	}, func(o *Options) { o.Config = conf })
 }
+
+// A machine behind a jump host may have the jump host's own address: its dials
+// must not take the places that the jump host's dial needs.
+func TestJumpHostWithTheSameAddress(t *testing.T) {
+	conf := config(t, "Host b*", "  HostName gate", "  ProxyJump gate", "Host *", "  IdentityFile none")
+	timed(t, func(nc ssh.NewChannel) { nc.Reject(ssh.ConnectionFailed, "no") }, func(t *testing.T, c *Client, l *line) {
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				if _, err := c.Run(t.Context(), "user"+string(rune('a'+i))+"@b", Command{Line: "true"}); !errors.Is(err, ErrUnreachable) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}, func(o *Options) { o.Config = conf })
+}
