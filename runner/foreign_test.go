@@ -8,6 +8,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"saltpeter/config"
 	"saltpeter/runner/ledger"
 	"saltpeter/wsx/wire"
 )
@@ -40,7 +41,7 @@ func TestForeignersAreRefused(t *testing.T) {
 // A run of two machines that another server began is shown, counts for overlap, and
 // is recorded to its end.
 func TestForeignersAreAdopted(t *testing.T) {
-	r := newRig(t, adopting)
+	r := newRig(t, adopting, unhurried)
 	first := r.foreigner("backup", "backup_1764360000", "db1")
 	first.say("connect")
 	first.say("start", "pid", 99, "version", "0.9.31")
@@ -242,4 +243,24 @@ func TestForeignerLostAndFound(t *testing.T) {
 	p.say("complete", "retcode", 0, "seq", 1)
 	p.hears(fmt.Sprintf("ack complete %d", 1))
 	r.awaitState(id, ledger.Succeeded)
+}
+
+// The key decides, and a change of it is in force at once.
+func TestAdoptUnknownIsLive(t *testing.T) {
+	book, err := ledger.Open(t.Context(), ledger.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer book.Close()
+	set := func(adopt bool) *config.Set {
+		return &config.Set{Settings: config.Settings{AdoptUnknown: adopt}, Jobs: map[string]*config.Job{"backup": {Name: "backup", Group: "nightly"}}}
+	}
+	r := New(Options{Ledger: book, Config: set(false)})
+	if r.tasks.o.Adopt() {
+		t.Error("they are taken over without the key")
+	}
+	r.SetConfig(set(true))
+	if !r.tasks.o.Adopt() || r.tasks.o.Group("backup") != "nightly" || r.tasks.o.Group("unknown") != "" {
+		t.Error("the key is not in force")
+	}
 }

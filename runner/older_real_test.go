@@ -24,6 +24,12 @@ func (r *rig) oldSpec(generation int, command string) taskSpec {
 	return s
 }
 
+// unhurried leaves it to the wrappers of a test what becomes of their silence and
+// their timeouts: a busy machine must not look like a dead one.
+func unhurried(r *rig) {
+	r.pace.silence, r.pace.margin, r.pace.comeback = time.Minute, time.Minute, time.Minute
+}
+
 // sweepRun ends what a failed test left: whatever carries the run's name.
 func sweepRun(run string) {
 	for _, pid := range carrying(run) {
@@ -50,7 +56,7 @@ func carrying(run string) []int {
 }
 
 func TestOlderWrappersRun(t *testing.T) {
-	r := newRig(t, local)
+	r := newRig(t, local, unhurried)
 	for generation := 1; generation <= 2; generation++ {
 		s := r.oldSpec(generation, "echo one; echo \"$COLOUR $SP_JOB_NAME\" >&2; exit 3")
 		s.Order.Env = map[string]string{"COLOUR": "red", "OLD_TWICE": "yes"}
@@ -67,7 +73,7 @@ func TestOlderWrappersRun(t *testing.T) {
 }
 
 func TestOlderWrapperTimesOut(t *testing.T) {
-	r := newRig(t, local)
+	r := newRig(t, local, unhurried)
 	s := r.oldSpec(2, "echo working; exec sleep 300")
 	s.Order.Timeout = 1
 	r.launch(s)
@@ -86,7 +92,7 @@ func TestOlderWrapperTimesOut(t *testing.T) {
 func TestKillOfOlderWrapperFindsTheRest(t *testing.T) {
 	for generation := 1; generation <= 2; generation++ {
 		t.Run(fmt.Sprint(generation), func(t *testing.T) {
-			r := newRig(t, local)
+			r := newRig(t, local, unhurried)
 			s := r.oldSpec(generation, "echo working; setsid sleep 300 >/dev/null 2>&1 & setsid sh -c 'sleep 301 & wait' >/dev/null 2>&1 & sleep 302 >/dev/null 2>&1")
 			r.launch(s)
 			id := s.Task.TaskID
@@ -127,7 +133,7 @@ func TestKillOfOlderWrapperFindsTheRest(t *testing.T) {
 // A wrapper that does not act on the message: its job is ended over the other road,
 // and it lives to tell the end.
 func TestKillOfDeafOlderWrapper(t *testing.T) {
-	r := newRig(t, local, func(r *rig) { r.pace.answer, r.pace.complete = time.Second, 20*time.Second })
+	r := newRig(t, local, unhurried, func(r *rig) { r.pace.answer, r.pace.complete = time.Second, 20*time.Second })
 	s := r.oldSpec(2, "echo working; sleep 300 & sleep 301")
 	s.Order.Env = map[string]string{"OLD_DEAF": "yes"}
 	r.launch(s)
@@ -149,7 +155,7 @@ func TestKillOfDeafOlderWrapper(t *testing.T) {
 
 // The older wrapper is dead: its job is found by its PID and its environment.
 func TestKillWithDeadOlderWrapper(t *testing.T) {
-	r := newRig(t, local)
+	r := newRig(t, local, unhurried)
 	s := r.oldSpec(2, "echo working; setsid sleep 300 & sleep 301")
 	r.launch(s)
 	id := s.Task.TaskID
@@ -171,7 +177,7 @@ func TestKillWithDeadOlderWrapper(t *testing.T) {
 // The server is away in the middle of the output, with nothing closed in order: what
 // was acknowledged is there once, what was not is sent again.
 func TestOlderWrapperOverRestart(t *testing.T) {
-	r := newRig(t, local)
+	r := newRig(t, local, unhurried)
 	s := r.oldSpec(2, `i=0; while [ $i -lt 30 ]; do echo "line $i é"; i=$((i+1)); sleep 0.05; done; exit 7`)
 	r.launch(s)
 	id := s.Task.TaskID
