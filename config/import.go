@@ -304,7 +304,7 @@ func (r *crontabReader) variable(l cronLine) {
 	case slices.Contains(mailVariables, l.name) && l.value == "":
 		delete(r.env, l.name)
 	case slices.Contains(mailVariables, l.name):
-		r.lost(l, "no mail is sent; `saltpeter logs JOB` has what a job prints")
+		r.lost(l, "no mail is sent; `saltpeter logs JOB` has what a job prints, and the key notify tells people of failures")
 	case l.name == "RANDOM_DELAY" && l.value != "0":
 		r.lost(l, "the jobs start when they are due, without a delay by chance")
 	case l.name == "MLS_LEVEL":
