@@ -288,7 +288,8 @@ func conformSignal(t *testing.T, g rig, tr Transport) {
 
 func conformPause(t *testing.T, g rig, tr Transport) {
 	k := mustBegin(t, g, tr, "setsid sh -c 'while :; do sleep .02; done' & while :; do sleep .02; done")
-	eventually(t, "the job to run", func() bool { return len(k.members()) >= 4 })
+	// Both shells; their sleeps may come and go between two looks at them.
+	eventually(t, "the job to run", func() bool { return len(k.members()) >= 2 })
 	res, err := tr.Script(soon(t), g.machine, k.request(OpPause))
 	if err != nil || res.Outcome != wire.OutcomeAlive || res.Reason != "" || res.Acted != res.Alive {
 		t.Fatalf("%+v %v", res, err)

@@ -199,7 +199,9 @@ func TestSSHNothingInArguments(t *testing.T) {
 	if res.Certainty == Started {
 		k.awaitMembers(2)
 		tr.Fetch(soon(t), g.machine, "/etc/hostname", 0, 10)
-		tr.Script(soon(t), g.machine, k.request(OpKill))
+		r := k.request(OpKill)
+		r.Grace = 3 * time.Second // time to be seen
+		tr.Script(soon(t), g.machine, r)
 	}
 	close(stop)
 	script := false
