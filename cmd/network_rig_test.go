@@ -144,7 +144,6 @@ func (m *farMachine) command(name string, args ...string) *exec.Cmd {
 
 func networkOn(ts *testscript.TestScript, neg bool, args []string) {
 	cmd := networkOf(ts).machine(ts, args[0]).command(args[1], args[2:]...)
-	cmd.Dir = ts.Getenv("WORK") // nsenter keeps it: the script's files are there as well
 	out, err := cmd.CombinedOutput()
 	fmt.Fprintf(ts.Stdout(), "%s", out)
 	if (err != nil) != neg {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"saltpeter/runner/launch"
@@ -137,11 +138,26 @@ func (t *task) stillThere(res launch.ScriptResult) {
 	t.mu.Lock()
 	t.unsure = 0
 	t.mu.Unlock()
+	if t.record().State == ledger.Paused && goesOn(res) {
+		// Somebody on the machine has ended the pause: the timer that a --ttl left there.
+		if err := t.applyOrder("resume"); err != nil {
+			t.log().Error("cannot record that it goes on", "err", err)
+		}
+	}
 	if t.record().State == ledger.Lost && res.Outcome == wire.OutcomeAlive {
 		if err := t.apply(ledger.FoundAt{Task: t.id, At: time.Now()}); err != nil {
 			t.log().Error("cannot record that it was found", "err", err)
 		}
 	}
+}
+
+// goesOn reports whether a task that was paused is certainly not any more: nobody of
+// it is stopped or frozen, and all of it was seen.
+func goesOn(res launch.ScriptResult) bool {
+	if res.Outcome != wire.OutcomeAlive || res.Reason != "" || res.Alive == 0 || len(res.Left) < res.Alive {
+		return false
+	}
+	return !slices.ContainsFunc(res.Left, func(p wire.Process) bool { return p.State == "T" || p.State == "t" })
 }
 
 // gone: nothing of the task is left and no end was recorded. If it never started

@@ -327,7 +327,19 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 	limit, cancel := context.WithTimeout(ctx, g+hard+t.ts.pace.ask)
 	defer cancel()
 	q.Signal, q.Grace, q.Hard = signal, g, hard
+	heard := false // this and working belong to the lock
+	q.Heard = func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		heard = true
+		k.working++
+	}
 	res, err := transport.Script(limit, m, q)
+	t.mu.Lock()
+	if heard {
+		k.working--
+	}
+	t.mu.Unlock()
 	t.ts.tried(ctx, m, err)
 	return res, err
 }

@@ -100,6 +100,9 @@ func (t *task) control(ctx context.Context, a Actor, q request) Answer {
 	if q.signal != "" {
 		what += " " + q.signal
 	}
+	if q.ttl > 0 {
+		what += " for " + q.ttl.String()
+	}
 	t.lock()
 	defer t.unlock()
 	if err := t.apply(audited(a, what, t.id, outcome)); err != nil {
@@ -171,7 +174,7 @@ func (t *task) askOverRoad(ctx context.Context, q request, ans *Answer) {
 	limit, cancel := context.WithTimeout(ctx, t.ts.pace.ask)
 	defer cancel()
 	asked := t.question(launch.Op(q.op))
-	asked.Signal, asked.Scope = q.signal, q.scope
+	asked.Signal, asked.Scope, asked.TTL = q.signal, q.scope, q.ttl
 	res, err := transport.Script(limit, m, asked)
 	t.ts.tried(ctx, m, err)
 	if err != nil {

@@ -17,13 +17,14 @@ import (
 
 // fakeRoad is a transport whose machine the test plays.
 type fakeRoad struct {
-	mu     sync.Mutex
-	orders map[string]wire.Order // by run
-	starts int
-	asks   []launch.ScriptRequest
-	onAsk  func(launch.ScriptRequest) (launch.ScriptResult, error)
-	onCall func(context.Context, launch.Machine) error // before either: the network
-	onGo   func(wire.Order) launch.StartResult
+	mu      sync.Mutex
+	orders  map[string]wire.Order // by run
+	starts  int
+	asks    []launch.ScriptRequest
+	onAsk   func(launch.ScriptRequest) (launch.ScriptResult, error)
+	onFetch func(path string, offset, most int64) ([]byte, error)
+	onCall  func(context.Context, launch.Machine) error // before either: the network
+	onGo    func(wire.Order) launch.StartResult
 }
 
 func newFakeRoad() *fakeRoad { return &fakeRoad{orders: map[string]wire.Order{}} }
@@ -72,7 +73,13 @@ func (f *fakeRoad) Script(ctx context.Context, m launch.Machine, q launch.Script
 	return launch.ScriptResult{}, fmt.Errorf("cannot ask: %w", launch.ErrUnreachable)
 }
 
-func (f *fakeRoad) Fetch(context.Context, launch.Machine, string, int64, int64) ([]byte, error) {
+func (f *fakeRoad) Fetch(_ context.Context, _ launch.Machine, path string, offset, most int64) ([]byte, error) {
+	f.mu.Lock()
+	on := f.onFetch
+	f.mu.Unlock()
+	if on != nil {
+		return on(path, offset, most)
+	}
 	return nil, errors.New("no such file")
 }
 

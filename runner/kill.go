@@ -53,6 +53,7 @@ type killing struct {
 
 	verify    bool // the wrapper's word is not enough
 	scripting int  // kill.sh is running so many times
+	working   int  // and so many of them are known to be at work on the machine
 	nextTry   time.Time
 	wait      time.Duration
 	notBefore time.Time // until then the wrapper may come back
@@ -225,33 +226,55 @@ func (t *task) killFor(ctx context.Context, a Actor, o KillOptions) (Receipt, bo
 			return r, true
 		}
 	}
+	return t.awaitReceipt(ctx, k, w, grace)
+}
+
+// awaitReceipt waits for one caller's receipt, for as long as a person waits.
+// Somebody who has heard of the kill takes the time that a kill takes; a machine
+// that nobody has reached yet is not waited for that long. false if ctx ended first.
+func (t *task) awaitReceipt(ctx context.Context, k *killing, w *waiter, grace *float64) (Receipt, bool) {
 	g, hard := t.patience(grace)
-	limit := time.NewTimer(max(t.ts.pace.person, g+hard+4*time.Second))
+	whole := max(t.ts.pace.person, g+hard+4*time.Second)
+	limit := time.NewTimer(t.ts.pace.person)
 	defer limit.Stop()
-	select {
-	case r := <-w.receipt:
-		return r, true
-	case <-limit.C:
-		r := t.receipt(k, wire.OutcomeUnknown, "")
-		r.Pending = true
-		r.Error = pick(r.Error, noAnswerYet)
-		t.mu.Lock()
-		k.why = pick(k.why, noAnswerYet)
-		t.mu.Unlock()
-		t.changed()
-		return r, true
-	case <-ctx.Done():
-		return Receipt{}, false
-	case <-t.ts.life.Done():
-		if k == nil {
-			return <-w.receipt, true
+	for {
+		select {
+		case r := <-w.receipt:
+			return r, true
+		case <-limit.C:
+			if left := whole - time.Since(w.asked); left > 0 && t.underWay(k) {
+				limit.Reset(left)
+				continue
+			}
+			t.mu.Lock()
+			k.why = pick(k.why, noAnswerYet)
+			t.mu.Unlock()
+			t.changed()
+			return t.pending(k, noAnswerYet), true
+		case <-ctx.Done():
+			return Receipt{}, false
+		case <-t.ts.life.Done():
+			if k == nil {
+				return <-w.receipt, true
+			}
+			// Who waits must not take the tasks that were answered for for all of them.
+			return t.pending(k, "the server is stopping: the kill stands, and the next one carries it on"), true
 		}
-		// Who waits must not take the tasks that were answered for for all of them.
-		r := t.receipt(k, wire.OutcomeUnknown, "")
-		r.Pending = true
-		r.Error = pick(r.Error, "the server is stopping: the kill stands, and the next one carries it on")
-		return r, true
 	}
+}
+
+// underWay reports whether somebody on the machine is known to be at work on a kill.
+func (t *task) underWay(k *killing) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return k.working > 0 || !k.heardAt.IsZero() && t.session == k.sentOn
+}
+
+// pending is the receipt of a kill that nobody has answered yet.
+func (t *task) pending(k *killing, why string) Receipt {
+	r := t.receipt(k, wire.OutcomeUnknown, "")
+	r.Pending, r.Error = true, pick(r.Error, why)
+	return r
 }
 
 // askKill records a kill and sets it going, or shortens the one that stands. The

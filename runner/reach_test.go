@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -195,4 +196,119 @@ func TestSilentMachinesHoldUpNobody(t *testing.T) {
 		r.await("the kill on "+s.Task.Machine, func() bool { rec := r.task(s.Task.TaskID); return rec.State == ledger.Killed && !rec.Kill.Standing() })
 	}
 	r.await("the launches there", func() bool { return f.started() == 2*dead+1 })
+}
+
+// A person gets an answer in time where nobody has taken the kill up, and waits as
+// long as a kill takes where somebody has.
+func TestAnswerInTime(t *testing.T) {
+	r, f := newFakeRig(t, func(r *rig) {
+		r.pace.lostAfter, r.pace.person = time.Hour, 500*time.Millisecond
+	})
+	release := make(chan struct{})
+	f.answer(func(q launch.ScriptRequest) (launch.ScriptResult, error) {
+		if q.Op != launch.OpKill {
+			return unreachable()
+		}
+		if strings.HasPrefix(q.Run, "heard") {
+			q.Heard()
+		}
+		<-release
+		return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan, Phase: wire.PhaseKill, Before: 1}, nil
+	})
+	running := func(run string) Selector {
+		s := r.specOf(run, run+"_1", "m1", "fake", "true")
+		s.Order.KillGrace = 300
+		p := r.dial(r.launched(f, s))
+		p.connect()
+		p.start()
+		p.conn.Close("cut")
+		r.await("the cut", func() bool { return r.tasks.find(s.Task.TaskID).link() == nil })
+		return Selector{Run: run + "_1"}
+	}
+	heard, silent := running("heard"), running("silent")
+	long := make(chan Receipt, 1)
+	go func() { long <- r.kill(heard, KillOptions{})[0] }()
+	r.await("it is at work", func() bool { return f.asked(launch.OpKill) == 1 })
+	rc := r.kill(silent, KillOptions{})[0]
+	if rc.Outcome != wire.OutcomeUnknown || !rc.Pending || rc.Error != noAnswerYet || rc.Via != "" {
+		t.Errorf("receipt %+v", rc)
+	}
+	st := r.tasks.find(ledger.TaskID{Run: "silent_1", Machine: "m1"}).status(time.Now())
+	if st.KillPending != noAnswerYet {
+		t.Errorf("status %+v", st)
+	}
+	select { // it was asked before the other one
+	case rc := <-long:
+		t.Errorf("answered before its time: %+v", rc)
+	default:
+	}
+	close(release)
+	if rc := <-long; rc.Outcome != wire.OutcomeGone || rc.Via != "fake" {
+		t.Errorf("receipt %+v", rc)
+	}
+}
+
+// The spool is fetched over the other road while the wrapper comes back and sends the
+// same: each byte is stored once.
+func TestOutputOverBothRoads(t *testing.T) {
+	r, f := newFakeRig(t, func(r *rig) { r.pace.lostAfter = time.Hour })
+	var whole strings.Builder
+	for i := range 40_000 {
+		fmt.Fprintf(&whole, "line %d of what it printed\n", i)
+	}
+	data := []byte(whole.String())
+	first := r.spec("fake", "true")
+	p := r.dial(r.launched(f, first))
+	identity := identityOf(p.order)
+	identity.Spool = "/spool/x"
+	p.say(wire.Message{Type: wire.TypeConnect, Features: wire.Features(), Version: "1", Identity: identity})
+	p.hear(wire.TypeAck, wire.TypeConnect)
+	p.start()
+	p.bytes(0, string(data[:1000]))
+	id := first.Task.TaskID
+	r.await("the first bytes", func() bool { return len(r.output(id)) == 1000 })
+
+	fetching := make(chan struct{})
+	var once sync.Once
+	f.mu.Lock()
+	f.onFetch = func(path string, offset, most int64) ([]byte, error) {
+		const cut = 300_000 // where its second file begins
+		files := map[string][]byte{"output.000000": data[:cut], "output.000001": data[cut:]}
+		piece, ok := files[path[strings.LastIndexByte(path, '/')+1:]]
+		if !ok {
+			return nil, errors.New("no such file")
+		}
+		once.Do(func() { close(fetching) })
+		time.Sleep(5 * time.Millisecond)
+		if offset >= int64(len(piece)) {
+			return nil, nil
+		}
+		return piece[offset:min(offset+most, int64(len(piece)))], nil
+	}
+	f.mu.Unlock()
+	length := int64(len(data))
+	f.answer(func(q launch.ScriptRequest) (launch.ScriptResult, error) {
+		return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan, WrapperAlive: true, End: &wire.EndRecord{
+			Run: id.Run, Task: p.order.Task, RetCode: 4, Ended: wire.FormatTime(time.Now()), Identity: identity,
+			End: wire.End{Cause: wire.CauseExit, RealCode: wire.Ptr(4), Length: &length},
+		}}, nil
+	})
+	p.conn.Close("cut")
+	<-fetching
+	back := r.dial(p.order)
+	ack := back.connect()
+	for at := *ack.Resume; at < length; at += 50_000 {
+		back.bytes(at, string(data[at:min(at+50_000, length)]))
+	}
+	back.end(4, wire.End{Cause: wire.CauseExit, RealCode: wire.Ptr(4), Length: &length})
+	back.hear(wire.TypeAck, wire.TypeComplete)
+	if rec := r.task(id); rec.State != ledger.Failed || exitCode(rec) != 4 {
+		t.Errorf("record %+v", rec)
+	}
+	if got := r.output(id); got != whole.String() {
+		t.Errorf("%d bytes of output, want %d", len(got), length)
+	}
+	if n := r.endings(id); n != 1 {
+		t.Errorf("its end was told %d times", n)
+	}
 }

@@ -16,6 +16,7 @@ import (
 
 const (
 	answerWord = "SPR" // what a marked line begins with
+	begunWord  = "SPB" // and the line that says that the script is at work
 	maxNoise   = 4 << 20
 	maxAnswer  = 128 << 10 // an end record of 16 KiB as hex, and 32 processes, are far below
 )
@@ -25,8 +26,9 @@ var (
 	errNoise    = errors.New("its output has no answer in its first megabytes")
 )
 
-// readAnswer finds the marked line of this call in what a shell prints.
-func readAnswer(r io.Reader, mark string) (string, error) {
+// readAnswer finds the marked line of this call in what a shell prints. heard, if
+// there is one, is called when the script says that it has begun.
+func readAnswer(r io.Reader, mark string, heard func()) (string, error) {
 	b := bufio.NewReaderSize(io.LimitReader(r, maxNoise), maxAnswer)
 	seen := 0
 	for {
@@ -34,6 +36,10 @@ func readAnswer(r io.Reader, mark string) (string, error) {
 		seen += len(line)
 		if err == nil && ours(string(line), mark) {
 			return strings.TrimRight(string(line), "\r\n"), nil
+		}
+		if err == nil && heard != nil && strings.TrimRight(string(line), "\r\n") == begunWord+" mark="+mark {
+			heard()
+			heard = nil
 		}
 		switch {
 		case err == nil, errors.Is(err, bufio.ErrBufferFull):

@@ -64,7 +64,7 @@ func FuzzReadAnswer(f *testing.F) {
 	f.Add([]byte(strings.Repeat("x", 200_000)+"\nSPR mark=M \r\n"), true)
 	f.Add([]byte("SPR mark=MM op\nSPR mark=\n SPR mark=M x\n"), false)
 	f.Fuzz(func(t *testing.T, noise []byte, has bool) {
-		line, err := readAnswer(strings.NewReader(string(noise)), "M")
+		line, err := readAnswer(strings.NewReader(string(noise)), "M", nil)
 		if (err == nil) != strings.HasPrefix(line, "SPR mark=M ") {
 			t.Errorf("%q: %v", line, err)
 		}
@@ -74,13 +74,13 @@ func FuzzReadAnswer(f *testing.F) {
 
 func TestReadAnswerAmongNoise(t *testing.T) {
 	noise := "Welcome!\nSPR mark=other x\n" + strings.Repeat("long ", 100_000) + "\n"
-	if line, err := readAnswer(strings.NewReader(noise+"SPR mark=M done=1\n"), "M"); err != nil || line != "SPR mark=M done=1" {
+	if line, err := readAnswer(strings.NewReader(noise+"SPR mark=M done=1\n"), "M", nil); err != nil || line != "SPR mark=M done=1" {
 		t.Errorf("%q %v", line, err)
 	}
-	if line, err := readAnswer(strings.NewReader(noise), "M"); err != errNoAnswer {
+	if line, err := readAnswer(strings.NewReader(noise), "M", nil); err != errNoAnswer {
 		t.Errorf("%q %v", line, err)
 	}
-	if line, err := readAnswer(strings.NewReader(strings.Repeat("y\n", maxNoise)), "M"); err != errNoise {
+	if line, err := readAnswer(strings.NewReader(strings.Repeat("y\n", maxNoise)), "M", nil); err != errNoise {
 		t.Errorf("%q %v", line, err)
 	}
 }

@@ -99,7 +99,7 @@ func (s shell) try(r ScriptRequest) (ScriptResult, error) {
 	if err := cmd.Run(); err != nil {
 		return ScriptResult{}, fmt.Errorf("%w: %s %s", err, out.String(), errs.String())
 	}
-	line, err := readAnswer(&out, mark)
+	line, err := readAnswer(&out, mark, nil)
 	if err != nil {
 		return ScriptResult{}, fmt.Errorf("%w: %s", err, errs.String())
 	}

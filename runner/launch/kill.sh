@@ -683,6 +683,41 @@ k_pause() {
 	fi
 }
 
+# k_untimer: nobody thaws any more what is paused now. A timer is known by its
+# environment; without its sleep it ends.
+k_untimer() {
+	k_keep=$k_cookie k_cookie=SP_THAW=${k_task:-$k_run}
+	for p in $(k_environs); do
+		p=${p%/environ}
+		k_look "$p" || continue
+		k_x=$s_start
+		case " $(k_environs) " in *"$p/environ"*) k_hit "$p" "$k_x" KILL ;; esac
+	done
+	k_cookie=$k_keep
+}
+
+# k_timer: a process that belongs to nobody, and is in no net of the job, lets go of
+# those who are paused now when the time is over, whoever is there then. It is a
+# second late: a server that is there comes before it. It is a program of its own,
+# since a subshell would hold the caller's pipes open until then.
+k_thawer='
+list=$(cat)
+sleep "$k_late" </dev/null || exit
+[ -z "$k_freezer" ] || echo 0 >"$k_freezer/cgroup.freeze"
+echo "$list" | while read -r pid start; do
+	stat=
+	while IFS= read -r l; do stat=$stat$l; done <"/proc/$pid/stat" || continue
+	set -- ${stat##*") "}
+	[ "${20}" = "$start" ] && kill -s CONT "$pid"
+done'
+k_timer() {
+	for k_m in $k_members; do
+		k_split "$k_m"
+		echo "$m_pid $m_start"
+	done | SP_THAW=${k_task:-$k_run} k_late=$(((k_ttl + 199) / 100)) k_freezer=${k_frozen:+$k_cgroup} \
+		sh -c "$k_thawer" >/dev/null &
+}
+
 k_resume() {
 	k_before=$k_n
 	if [ "$k_n" = 0 ] && k_nobody; then
@@ -753,10 +788,13 @@ k_empty() {
 k_alive() {
 	k_outcome=alive
 	k_list_left
-	if [ "$k_op" = kill ]; then
+	case $k_op$k_cgfrozen in
+	kill*)
 		k_reason=$k_worst
 		[ -z "$k_breeds" ] || k_reason=breeding
-	fi
+		;;
+	check1) k_reason=frozen ;;
+	esac
 }
 
 # k_list_left [REASON]: names the first of those who are left, with why.
@@ -916,13 +954,22 @@ k_begin() {
 	k_discover
 }
 
+# Who waits knows from here on that somebody is at work.
+printf '\nSPB mark=%s\n' "$k_mark"
 if k_begin; then
 	case $k_op in
 	check) k_check ;;
 	kill) k_kill ;;
 	signal) k_signal ;;
-	pause) k_pause ;;
-	resume) k_resume ;;
+	pause)
+		k_untimer
+		k_pause
+		[ -z "$k_ttl" ] || [ "$k_outcome" = gone ] || k_timer
+		;;
+	resume)
+		k_untimer
+		k_resume
+		;;
 	esac
 fi
 k_say

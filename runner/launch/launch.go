@@ -88,6 +88,12 @@ type ScriptRequest struct {
 	Grace    time.Duration
 	Hard     time.Duration
 	Scope    string // signal: main | all
+	// TTL of a pause: after it, a process that is left on the machine thaws, whoever
+	// is there then. 0: until it is resumed.
+	TTL time.Duration
+	// Heard, if it is set, is called once the machine has begun to carry the request
+	// out; from then on it takes the time that it takes.
+	Heard func()
 }
 
 // Reasons in a ScriptResult, beside those of wire that say why a process lives.

@@ -256,7 +256,7 @@ func (l *local) Script(ctx context.Context, m Machine, r ScriptRequest) (ScriptR
 		return ScriptResult{}, fmt.Errorf("cannot run sh on %s: %w", m.Name, err)
 	}
 	p.closeTheirs()
-	text, err := converse(ctx, c, p, script, mark)
+	text, err := converse(ctx, c, p, script, mark, r.Heard)
 	if err != nil {
 		return ScriptResult{}, fmt.Errorf("no answer from %s: %w", m.Name, err)
 	}
@@ -265,7 +265,7 @@ func (l *local) Script(ctx context.Context, m Machine, r ScriptRequest) (ScriptR
 
 // converse sends the script and returns its marked line. The shell is let go of
 // then, or when ctx ends: it ignores HUP and PIPE and carries its work to the end.
-func converse(ctx context.Context, c *child, p *pipes, script []byte, mark string) (string, error) {
+func converse(ctx context.Context, c *child, p *pipes, script []byte, mark string, heard func()) (string, error) {
 	stop := context.AfterFunc(ctx, func() { p.expire(time.Unix(1, 0)) })
 	defer stop()
 	var wg sync.WaitGroup
@@ -275,7 +275,7 @@ func converse(ctx context.Context, c *child, p *pipes, script []byte, mark strin
 		p.in.Close()
 	})
 	wg.Go(func() { io.Copy(&complaint, p.err) })
-	text, err := readAnswer(p.out, mark)
+	text, err := readAnswer(p.out, mark, heard)
 	if err != nil && ctx.Err() == nil {
 		select { // why it said nothing is known a moment later
 		case <-c.done:

@@ -97,6 +97,7 @@ func assemble(r ScriptRequest) (script []byte, mark string, err error) {
 	assign("scope", scope)
 	assign("grace", centiseconds(grace(r)))
 	assign("hard", centiseconds(hard(r)))
+	number("ttl", uint64(max(r.TTL, 0)/(10*time.Millisecond)))
 	assign("run", r.Run)
 	assign("task", id.Task)
 	assign("boot", id.BootID)

@@ -186,8 +186,8 @@ func (s *secureShell) Script(ctx context.Context, m Machine, r ScriptRequest) (S
 		return ScriptResult{}, fmt.Errorf("cannot ask %s: %w", m.Name, err)
 	}
 	var text string
-	err = s.shell(ctx, m, script, func(r io.Reader) (err error) {
-		text, err = readAnswer(r, mark)
+	err = s.shell(ctx, m, script, func(out io.Reader) (err error) {
+		text, err = readAnswer(out, mark, r.Heard)
 		return err
 	})
 	if err != nil {
