@@ -24,6 +24,7 @@ import (
 // is measured against.
 type benchProgram struct {
 	dir, state      string
+	socket          string
 	bin, bare, peer string
 	fifo            string
 	marks           chan time.Time // a byte has come out of the fifo
@@ -77,7 +78,7 @@ func (p *benchProgram) serve(b *testing.B, settings string) *benchProgram {
 		b.Fatal(err)
 	}
 	jobs, socket := filepath.Join(home, "jobs"), filepath.Join(home, "s")
-	q.state = filepath.Join(home, "state")
+	q.state, q.socket = filepath.Join(home, "state"), socket
 	if err := os.Mkdir(jobs, 0o755); err != nil {
 		b.Fatal(err)
 	}
