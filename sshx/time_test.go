@@ -291,7 +291,7 @@ func TestJumpHostWithTheSameAddress(t *testing.T) {
 	conf := config(t, "Host b*", "  HostName gate", "  ProxyJump gate", "Host *", "  IdentityFile none")
 	timed(t, func(nc ssh.NewChannel) { nc.Reject(ssh.ConnectionFailed, "no") }, func(t *testing.T, c *Client, l *line) {
 		var all sync.WaitGroup
-		for i := range 20 {
+		for i := range 3 {
 			all.Go(func() {
 				if _, err := c.Run(t.Context(), "user"+string(rune('a'+i))+"@b", Command{Line: "true"}); !errors.Is(err, ErrUnreachable) {
 					t.Error(err)
@@ -299,5 +299,5 @@ func TestJumpHostWithTheSameAddress(t *testing.T) {
 			})
 		}
 		all.Wait()
-	}, func(o *Options) { o.Config = conf })
+	}, func(o *Options) { o.Config, o.DialsPerHost = conf, 1 })
 }
