@@ -51,7 +51,9 @@ func awaitIdentity(cmd *exec.Cmd, out, errs io.Reader, stdout, stderr io.Writer)
 		defer wg.Done()
 		_, _ = io.Copy(stderr, errs)
 	}()
-	_, _ = io.Copy(io.MultiWriter(stdout, &said), out)
+	// What was said counts also where nobody takes it any more: a road that hung up
+	// must not keep this process for as long as the job runs.
+	_, _ = io.Copy(io.MultiWriter(&said, stdout), out)
 	wg.Wait()
 	if bytes.Count(said.Bytes(), []byte("\n")) >= 2 {
 		return exitOK // it goes on without us
