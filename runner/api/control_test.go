@@ -67,7 +67,7 @@ func TestRunKillAndLook(t *testing.T) {
 		t.Errorf("runs %+v, %v", page, err)
 	}
 	_, _, audit := r.asker("unix", r.socket).ask("GET", "/api/v1/audit", "")
-	for _, want := range []string{`"what":"kill"`, `"what":"pause"`, `"what":"signal CONT"`, `"what":"run"`, "unix pid " + strconv.Itoa(os.Getpid())} {
+	for _, want := range []string{`"what":"kill"`, `"what":"pause for 1h`, `"what":"signal CONT"`, `"what":"run"`, "unix pid " + strconv.Itoa(os.Getpid())} {
 		if !strings.Contains(audit, want) {
 			t.Errorf("the audit log lacks %s: %s", want, audit)
 		}
