@@ -120,7 +120,7 @@ func (a *app) sayEnd(run ledger.Run) {
 func (a *app) sayLeftovers(run ledger.Run) {
 	for _, t := range run.Tasks {
 		if t.Leftover > 0 {
-			a.say("%s: leftover=%d: still alive after its end; `saltpeter kill %s` ends that", printable(t.Machine), t.Leftover, printable(run.ID))
+			a.say("%s: leftover=%d: alive when it ended; see `saltpeter status %[3]s`, and `saltpeter kill %[3]s` ends that", printable(t.Machine), t.Leftover, printable(run.ID))
 		}
 	}
 }

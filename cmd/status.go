@@ -154,7 +154,10 @@ func (a *app) liveTable(w io.Writer, st *api.Status) {
 // marks are what is to be said of a task beside its state.
 func marks(t runner.TaskStatus, now time.Time) []string {
 	var m []string
-	if t.Disconnected {
+	switch {
+	case t.Disconnected && t.LastContact.IsZero(): // this server has never heard of it
+		m = append(m, "disconnected")
+	case t.Disconnected:
 		m = append(m, "disconnected since "+clock(t.LastContact, now))
 	}
 	if t.StartUnsure != "" {

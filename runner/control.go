@@ -183,7 +183,7 @@ func (t *task) askOverRoad(ctx context.Context, q request, ans *Answer) {
 	}
 	ans.Via = m.Transport
 	switch {
-	case res.Outcome == wire.OutcomeGone:
+	case res.Outcome == wire.OutcomeGone && res.Acted == 0:
 		ans.Error = "nothing of it is left"
 		return
 	case res.Acted == 0:

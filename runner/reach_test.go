@@ -312,3 +312,37 @@ func TestOutputOverBothRoads(t *testing.T) {
 		t.Errorf("its end was told %d times", n)
 	}
 }
+
+// A signal that took effect is no failure, though nothing is left to be seen when
+// the script looks again.
+func TestSignalThatEndsEverything(t *testing.T) {
+	r, f := newFakeRig(t)
+	acted := 0
+	f.answer(func(q launch.ScriptRequest) (launch.ScriptResult, error) {
+		if q.Op != launch.OpSignal {
+			return unreachable()
+		}
+		return launch.ScriptResult{Outcome: wire.OutcomeGone, Acted: acted}, nil
+	})
+	id, p := r.running(f)
+	p.conn.Close("cut")
+	r.await("the cut", func() bool { return r.tasks.find(id).link() == nil })
+	for _, c := range []struct {
+		acted int
+		ok    bool
+	}{{0, false}, {3, true}} {
+		acted = c.acted
+		yes := func(string) (bool, error) { return true, nil }
+		chosen, err := Selector{Run: id.Run}.resolve(yes, yes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, err := r.tasks.signal(t.Context(), person, chosen, "KILL", "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := <-answers; got.OK != c.ok || got.Via != "fake" {
+			t.Errorf("%d took it: %+v", c.acted, got)
+		}
+	}
+}
