@@ -167,7 +167,8 @@ func TestFullDisk(t *testing.T) {
 	h.await("runs of both", func() bool { return len(h.runs("a")) > 0 && len(h.runs("b")) > 0 })
 	h.await("their end", func() bool { return len(h.runner.tasks.live("a"))+len(h.runner.tasks.live("b")) == 0 })
 	full.Store(true)
-	time.Sleep(50 * time.Millisecond)
+	h.await("the first that cannot be recorded", func() bool { return !h.runner.firing.unrecorded.empty() })
+	h.await("the end of what was begun before", func() bool { return len(h.runner.tasks.live("a"))+len(h.runner.tasks.live("b")) == 0 })
 	before := len(f.began())
 	if _, err := h.runner.Start(t.Context(), person, StartRequest{Job: "a"}); !errors.Is(err, ledger.ErrFull) {
 		t.Errorf("a run by hand: %v", err)

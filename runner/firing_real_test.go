@@ -137,7 +137,7 @@ func TestTwentyRunsASecond(t *testing.T) {
 		t.Errorf("%d runs, %d ends in %s", total, len(ended), whole)
 	}
 	// Kept up: what is left at the end is a moment's work, however long it went on.
-	if backlog > 10*time.Second {
+	if backlog > 30*time.Second {
 		t.Errorf("it took %s until the last was over", backlog)
 	}
 	t.Logf("%d runs in %s; the last was over %s later, the slowest %s after it was due, %d slower than 5 s", total, whole, backlog.Round(time.Millisecond), worst.Round(time.Millisecond), slow)

@@ -261,7 +261,7 @@ func TestOtherMethodsAndPaths(t *testing.T) {
 // No answer holds what the job files keep secret.
 func TestSecretsStayInside(t *testing.T) {
 	r := newRig(t)
-	stop := collectEvents(t, r.client, "", "")
+	events := collectEvents(t, r.client, "", "")
 	r.run("merged", "succeeded")
 	id := r.run("hello", "succeeded")
 	token, err := r.client.CreateToken(t.Context(), "somebody", "read")
@@ -289,7 +289,7 @@ func TestSecretsStayInside(t *testing.T) {
 		all += body
 	}
 	_, _, created := a.ask("POST", "/api/v1/jobs/hello/run", "")
-	all += created + strings.Join(stop(), "\n")
+	all += created + strings.Join(events.end(), "\n")
 	for _, secret := range hide {
 		if i := strings.Index(all, secret); i >= 0 {
 			t.Errorf("%q is shown: …%s…", secret, all[max(0, i-200):min(len(all), i+100)])

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,20 +16,41 @@ import (
 	"saltpeter/runner/ledger"
 )
 
-// collectEvents gathers events as JSON from now on; the function that it returns
-// ends that.
-func collectEvents(t *testing.T, c *Client, job, run string) func() []string {
+// collected is the events of one stream, as JSON.
+type collected struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu  sync.Mutex
+	got []string
+}
+
+// has reports whether an event of a kind has come.
+func (c *collected) has(kind string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.got, func(line string) bool { return strings.Contains(line, `"kind":"`+kind+`"`) })
+}
+
+// end stops the stream and returns what came.
+func (c *collected) end() []string {
+	c.cancel()
+	<-c.done
+	return c.got
+}
+
+// collectEvents gathers events from now on.
+func collectEvents(t *testing.T, c *Client, job, run string) *collected {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	var got []string
-	done := make(chan struct{})
+	all := &collected{cancel: cancel, done: make(chan struct{})}
 	watching := make(chan struct{})
 	resp, err := c.do(ctx, "GET", "/api/v1/events", map[string][]string{"job": {job}, "run": {run}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() {
-		defer close(done)
+		defer close(all.done)
 		defer resp.Body.Close()
 		lines := bufio.NewReader(resp.Body)
 		for first := true; ; first = false {
@@ -39,16 +62,14 @@ func collectEvents(t *testing.T, c *Client, job, run string) func() []string {
 				return
 			}
 			if data, ok := strings.CutPrefix(line, "data: "); ok {
-				got = append(got, data)
+				all.mu.Lock()
+				all.got = append(all.got, data)
+				all.mu.Unlock()
 			}
 		}
 	}()
 	<-watching
-	return func() []string {
-		cancel()
-		<-done
-		return got
-	}
+	return all
 }
 
 func decodeEvents(t *testing.T, lines []string) []Event {
@@ -87,9 +108,11 @@ func TestEventsAreOfWhatWasAskedFor(t *testing.T) {
 	for range r.killed(KillRequest{Selection: Selection{Run: other.Run}}) {
 	}
 	r.configure(jobFiles + "more: {command: 'true', schedule: '@yearly', targets: '*'}\n")
-	time.Sleep(300 * time.Millisecond) // growing output is told with a delay; what came is checked, not what may come
+	r.await("what each of them is to hear", func() bool { // growing output is told with a delay
+		return all.has("output") && all.has("config") && ofJob.has("output") && ofJob.has("config") && ofRun.has("receipt")
+	})
 	kinds := map[string]bool{}
-	for _, e := range decodeEvents(t, all()) {
+	for _, e := range decodeEvents(t, all.end()) {
 		kinds[e.Kind] = true
 		if e.At.IsZero() {
 			t.Errorf("without a time: %+v", e)
@@ -102,7 +125,7 @@ func TestEventsAreOfWhatWasAskedFor(t *testing.T) {
 	}
 	kinds = map[string]bool{}
 	var last ledger.State
-	for _, e := range decodeEvents(t, ofJob()) {
+	for _, e := range decodeEvents(t, ofJob.end()) {
 		kinds[e.Kind] = true
 		if of := runOf(e); of != id.Run && e.Kind != "config" {
 			t.Errorf("%s of %q among those of hello", e.Kind, of)
@@ -115,7 +138,7 @@ func TestEventsAreOfWhatWasAskedFor(t *testing.T) {
 		t.Errorf("of hello: %v, at last %s", kinds, last)
 	}
 	kinds = map[string]bool{}
-	for _, e := range decodeEvents(t, ofRun()) {
+	for _, e := range decodeEvents(t, ofRun.end()) {
 		kinds[e.Kind] = true
 		if of := runOf(e); of != other.Run {
 			t.Errorf("%s of %q among those of %s", e.Kind, of, other.Run)
