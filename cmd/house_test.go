@@ -36,9 +36,10 @@ var house = map[string]room{
 	"runner/api":     {ours: []string{"runner", "runner/ledger", "config", "wsx", "wsx/wire"}, outside: []string{"golang.org/x/sys"}},
 	"cmd": {ours: []string{"config", "config/targets", "runner", "runner/api", "runner/launch", "runner/ledger", "runner/report", "sshx", "wrapper", "wsx", "wsx/wire"},
 		outside: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/term", "golang.org/x/sys", "github.com/coreos/go-systemd/v22"}},
-	"cmd/saltpeter":      {ours: []string{"cmd"}},
-	"testdata/killtable": {},
-	"testdata/lab":       {outside: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
+	"cmd/saltpeter":       {ours: []string{"cmd"}},
+	"testdata/killtable":  {},
+	"testdata/oldwrapper": {ours: []string{"wsx", "wsx/wire"}},
+	"testdata/lab":        {outside: []string{"golang.org/x/sys", "golang.org/x/crypto"}},
 }
 
 // TestHouse reads the imports of every file itself: a test that asks the go

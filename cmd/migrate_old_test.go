@@ -178,7 +178,7 @@ func TestMigrationOfOldClients(t *testing.T) {
 		} `json:"maintenance"`
 	}
 	old.get("/config", &config)
-	if c := config.Crons["rotate"]; len(config.Crons) != 16 || c.Group != "system" || !strings.HasPrefix(c.Command, "echo rotating") ||
+	if c := config.Crons["rotate"]; len(config.Crons) != 17 || c.Group != "system" || !strings.HasPrefix(c.Command, "echo rotating") ||
 		config.Maintenance.Global || !slices.Equal(config.Maintenance.Machines, []string{"old3"}) {
 		t.Errorf("/config says %+v", config)
 	}
@@ -314,9 +314,18 @@ func TestMigrationOfTextLogs(t *testing.T) {
 	m.ended(progress)
 	m.ended(fails)
 	m.cli(nil, "kill", "long")
+	locked := m.awaitState(m.start("locked"), ledger.Running).Run
+	m.cli(nil, "kill", "locked")
 	const at = ` at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S* ################\n`
+	block := func(run, machine, code, text string) string {
+		return "(?m)^########## " + machine + " from " + run + ` ################\n\*\*\*\* Exit Code ` + code + ` \*\*\*\*\*\*\n` + text +
+			"\n*####### END " + machine + " from " + run + strings.Replace(at, "################", "#########", 1)
+	}
+	bare := m.start("bare")
 	for job, want := range map[string]string{
+		"bare":     block(bare, "web2", "4", "no wrapper\n"),
 		"progress": "###### Starting " + progress + at + `(?s).*\*\*\*\* Exit Code 0 \*\*\*\*\*\*\n100%\ndone\n(?s).*###### Finished ` + progress + at,
+		"locked":   block(locked, "db1", "143", `held\n(?s).*\[Job terminated by user request\]\n`),
 		"fails":    "###### Starting " + fails + at + `(?s).*\*\*\*\* Exit Code 3 \*\*\*\*\*\*\nno such disk\n(?s).*###### Finished ` + fails + at,
 		"nowhere":  "!!!!!! No targets matched for " + nowhere + " !!!!!!\n",
 		"long":     `\*\*\*\* Exit Code 143 \*\*\*\*\*\*\nstarted ` + long + `\n(?s).*cleaning up\n.*\[Job terminated by user request\]`,

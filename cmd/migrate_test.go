@@ -23,12 +23,14 @@ import (
 // migration is a server on testdata/migrate.
 type migration struct {
 	*killRig
-	logs string // logdir
+	logs  string // logdir
+	store *oldStore
 }
 
-func newMigration(t *testing.T) *migration {
+// newMigration starts it, with the files changed before.
+func newMigration(t *testing.T, change ...func(*migration)) *migration {
 	t.Helper()
-	m := &migration{killRig: emptyRig(t, killBinary(t))}
+	m := &migration{store: newOldStore(t), killRig: emptyRig(t, killBinary(t))}
 	m.logs = filepath.Join(m.dir, "log")
 	me, err := user.Current()
 	if err != nil {
@@ -43,10 +45,14 @@ func newMigration(t *testing.T) *migration {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := strings.NewReplacer("/var/log/saltpeter", m.logs, "JOBUSER", me.Username, "LOCKFILE", filepath.Join(m.dir, "lock")).Replace(string(data))
+		text := strings.NewReplacer("/var/log/saltpeter", m.logs, "JOBUSER", me.Username, "LOCKFILE", filepath.Join(m.dir, "lock"),
+			"http://elastic:9200", m.store.URL, "http://opensearch:9200", m.store.URL, "RIGDIR", m.dir).Replace(string(data))
 		if err := os.WriteFile(filepath.Join(m.dir, "jobs", filepath.Base(path)), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, f := range change {
+		f(m)
 	}
 	m.flags = []string{"-a", "-p", "0"}
 	m.serve()
@@ -125,7 +131,7 @@ func machinesOf(r *ledger.Run) (names []string) {
 func TestMigrationOfFiles(t *testing.T) {
 	m := newMigration(t)
 	out, errs, code := m.cli(nil, "check", "-c", filepath.Join(m.dir, "jobs"))
-	for _, want := range []string{"switched-off.yaml: the file is empty", "unquoted.yaml:3:8: ", "quote it: min: '*/5'", "16 jobs in 7 files, 2 errors"} {
+	for _, want := range []string{"switched-off.yaml: the file is empty", "unquoted.yaml:3:8: ", "quote it: min: '*/5'", "17 jobs in 7 files, 2 errors"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("check does not say %q:\n%s%s", want, out, errs)
 		}
@@ -133,7 +139,7 @@ func TestMigrationOfFiles(t *testing.T) {
 	if code != exitFailed {
 		t.Errorf("check ended with %d", code)
 	}
-	if jobs := m.status().Jobs; len(jobs) != 16 {
+	if jobs := m.status().Jobs; len(jobs) != 17 {
 		t.Errorf("%d jobs are in force", len(jobs))
 	}
 

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"saltpeter/testdata/lab"
+	"saltpeter/testdata/oldwrapper"
 )
 
 // The scripts in testdata/script are sessions that a user could have typed; the
@@ -27,6 +28,9 @@ import (
 //	halt                   TERMs it and waits for its end
 //	eventually RE CMD…     repeats a command until it succeeds and its output matches
 func TestMain(m *testing.M) {
+	if os.Getenv(oldwrapper.Role) != "" {
+		oldwrapper.Main()
+	}
 	if len(os.Args) > 1 && os.Args[1] == "wrap" { // where it was put on a machine it has another name
 		os.Exit(Main())
 	}

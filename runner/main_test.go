@@ -6,14 +6,15 @@ import (
 
 	"go.uber.org/goleak"
 
+	"saltpeter/testdata/oldwrapper"
 	"saltpeter/wrapper"
 )
 
 // TestMain lets the test binary stand in for the real one where the local
 // transport starts a wrapper.
 func TestMain(m *testing.M) {
-	if os.Getenv(oldRole) != "" {
-		oldMain()
+	if os.Getenv(oldwrapper.Role) != "" {
+		oldwrapper.Main()
 	}
 	if os.Getenv(serverRole) != "" {
 		serverMain()

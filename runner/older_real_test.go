@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"saltpeter/runner/ledger"
+	"saltpeter/testdata/oldwrapper"
 	"saltpeter/wsx/wire"
 )
 
@@ -19,7 +20,13 @@ import (
 // oldSpec is a task whose job names a wrapper of another generation.
 func (r *rig) oldSpec(generation int, command string) taskSpec {
 	s := r.spec("local", command)
-	s.Machine.WrapperPath = oldWrapperPath(r.t, generation)
+	exe, err := os.Executable()
+	if err == nil {
+		s.Machine.WrapperPath, err = oldwrapper.Write(r.t.TempDir(), exe, generation)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	r.t.Cleanup(func() { sweepRun(s.Task.Run) })
 	return s
 }

@@ -1,4 +1,11 @@
-package runner
+// Package oldwrapper is the wrappers of both older generations, as programs that
+// really run a command: a test binary in another role. They do what docs/protocol.md
+// says of theirs and know nothing of ours: settings by environment, no identity, no
+// features. What they signal is the process that they started, and nobody else.
+//
+// The job's environment is theirs, so that is also how a test makes one misbehave:
+// OLD_DEAF ignores kills, OLD_TWICE sends the last output twice.
+package oldwrapper
 
 import (
 	"bufio"
@@ -14,37 +21,21 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"saltpeter/wsx"
 	"saltpeter/wsx/wire"
 )
 
-// The wrappers of both older generations, as programs that really run a command:
-// this test binary in another role. They do what docs/protocol.md says of theirs and
-// know nothing of ours: settings by environment, no identity, no features. What they
-// signal is the process that they started, and nobody else.
-//
-// The job's environment is theirs, so that is also how a test makes one misbehave:
-// OLD_DEAF ignores kills, OLD_TWICE sends the last output twice.
+// Role is how a test binary knows that it is one: its generation.
+const Role = "SALTPETER_TEST_GENERATION"
 
-// oldRole is how the test binary knows that it is one: its generation.
-const oldRole = "SALTPETER_TEST_GENERATION"
-
-// oldWrapperPath makes a program for wrapper_path.
-func oldWrapperPath(t *testing.T, generation int) string {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "wrapper.py")
-	script := fmt.Sprintf("#!/bin/sh\nexport %s=%d\nexec '%s' \"$@\"\n", oldRole, generation, exe)
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return path
+// Write makes a program for wrapper_path in a folder. The test binary at exe calls
+// Main where Role is set.
+func Write(dir, exe string, generation int) (string, error) {
+	path := filepath.Join(dir, "wrapper.py")
+	script := fmt.Sprintf("#!/bin/sh\nexport %s=%d\nexec '%s' \"$@\"\n", Role, generation, exe)
+	return path, os.WriteFile(path, []byte(script), 0o755)
 }
 
 type oldWrapper struct {
@@ -61,15 +52,15 @@ type oldWrapper struct {
 	timeout bool
 }
 
-// oldMain is the program; it never returns.
-func oldMain() {
+// Main is the program; it never returns.
+func Main() {
 	url := os.Getenv("SP_WEBSOCKET_URL")
 	if url == "" || os.Getenv("SP_COMMAND") == "" || os.Getenv("SP_JOB_INSTANCE") == "" {
 		fmt.Println("Saltpeter Wrapper version 0.9.31")
 		fmt.Fprintln(os.Stderr, "SP_WEBSOCKET_URL, SP_COMMAND and SP_JOB_INSTANCE are required")
 		os.Exit(1)
 	}
-	w := &oldWrapper{second: os.Getenv(oldRole) == "2", acks: make(chan *wire.Message, 1000)}
+	w := &oldWrapper{second: os.Getenv(Role) == "2", acks: make(chan *wire.Message, 1000)}
 	if err := w.run(url); err != nil {
 		os.Exit(1)
 	}
