@@ -313,8 +313,10 @@ func TestMigrationOfTextLogs(t *testing.T) {
 	long := m.awaitState(m.start("long"), ledger.Running).Run
 	m.ended(progress)
 	m.ended(fails)
+	m.await("long has begun", func() bool { return m.task(long).Length > 0 })
 	m.cli(nil, "kill", "long")
-	locked := m.awaitState(m.start("locked"), ledger.Running).Run
+	locked := m.start("locked")
+	m.await("locked has begun", func() bool { return m.task(locked).Length > 0 })
 	m.cli(nil, "kill", "locked")
 	const at = ` at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S* ################\n`
 	block := func(run, machine, code, text string) string {
