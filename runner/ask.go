@@ -180,7 +180,7 @@ func (t *task) gone(ctx context.Context, res launch.ScriptResult) {
 	t.mu.Unlock()
 	if h != nil {
 		// Its end was told, but not all of its output came before its wrapper died.
-		e := t.verdict(h.message, time.Now())
+		e := t.verdict(h.message, t.instant(h.message.Timestamp, h.message.End, h.at))
 		t.endByCheck(e, "\n[some output was not received]\n")
 		return
 	}
@@ -258,9 +258,13 @@ func (t *task) endFromRecord(r *wire.EndRecord) {
 	if over(t.record().State) || t.link() != nil {
 		return
 	}
+	t.endByCheck(t.recorded(r), "")
+}
+
+// recorded is the end that a wrapper wrote down.
+func (t *task) recorded(r *wire.EndRecord) ledger.Ended {
 	code := r.RetCode
-	e := t.verdict(&wire.Message{RetCode: &code, End: &r.End, Error: r.Error}, wire.ParseTime(r.Ended, time.Now()))
-	t.endByCheck(e, "")
+	return t.verdict(&wire.Message{RetCode: &code, End: &r.End, Error: r.Error}, t.instant(r.Ended, &r.End, time.Now()))
 }
 
 // endByCheck records an end that was learned over the other road. serial is held.
@@ -270,11 +274,13 @@ func (t *task) endByCheck(e ledger.Ended, note string) {
 		t.askAgain()
 		return
 	}
+	k := t.killing()
+	e.Before = t.before(k, &e)
 	events := []ledger.Event{e}
 	if e.End.Leftover > 0 {
 		events = append(events, ledger.LeftoverNow{Task: t.id, Count: e.End.Leftover})
 	}
-	if k := t.killing(); k != nil && e.End.Cause == wire.CauseLost {
+	if k != nil && (e.End.Cause == wire.CauseLost || unaware(&e)) {
 		note += t.closingLine(k.cause)
 	}
 	if note != "" {

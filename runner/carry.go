@@ -193,11 +193,11 @@ func (t *task) settleByReport(k *killing) {
 		return
 	}
 	r := t.receipt(k, wire.OutcomeGone, pick(via, roadWebSocket))
-	reported(&r, report)
+	t.merge(k, &r, report)
 	var with []ledger.Event
 	if ended {
 		with = append(with, ledger.LeftoverNow{Task: t.id, Count: 0})
-	} else {
+	} else if r.Outcome != wire.OutcomeNotRunning { // whose code is still to come
 		r.ExitCode = wire.Ptr(wire.ExitCode(k.cause, 0, 0))
 	}
 	t.settle(k, r, true, with...)
@@ -218,11 +218,9 @@ func (t *task) settleByEnd(k *killing) {
 		via = roadWebSocket
 	}
 	r := t.receipt(k, wire.OutcomeGone, via)
-	if report != nil {
-		reported(&r, report)
-	}
+	t.merge(k, &r, report)
 	if rec.End != nil {
-		r.Phase, r.Proof = pick(r.Phase, rec.End.Phase), pick(r.Proof, rec.End.Proof)
+		r.finished(rec.End, t.wasBefore(k, &rec))
 	}
 	if rec.Started.IsZero() && rec.Identity == nil {
 		r.Outcome, r.Via = wire.OutcomeNeverStarted, ""
@@ -237,6 +235,7 @@ func (t *task) scriptKill(ctx context.Context, k *killing) {
 	defer t.unlock()
 	t.mu.Lock()
 	k.scripting--
+	k.tookPart(&res)
 	settled := k.settled
 	t.mu.Unlock()
 	t.after(k.look)
@@ -338,6 +337,7 @@ func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResu
 	t.mu.Lock()
 	if heard {
 		k.working--
+		k.maybe = k.maybe || err != nil
 	}
 	t.mu.Unlock()
 	t.ts.tried(ctx, m, err)
@@ -357,6 +357,9 @@ func (t *task) scriptFailed(k *killing, err error, noRoad bool) {
 		t.mu.Unlock()
 		r := t.receipt(k, wire.OutcomeGone, roadWebSocket)
 		r.Proof = wire.ProofWrapper
+		if rec := t.record(); t.wasBefore(k, &rec) {
+			r.finished(rec.End, true)
+		}
 		t.settle(k, r, true)
 		return
 	}
@@ -386,6 +389,10 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 		if rec.Leftover > 0 {
 			with = append(with, ledger.LeftoverNow{Task: t.id, Count: 0})
 		}
+		t.merge(k, &r, nil)
+		if rec.End != nil && rec.Leftover == 0 {
+			r.finished(rec.End, t.wasBefore(k, &rec))
+		}
 		t.settle(k, r, true, with...)
 		return
 	case linked && k.report == nil && !rebooted:
@@ -395,6 +402,12 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 		k.reportAt, k.reportVia = time.Now(), r.Via
 		t.mu.Unlock()
 		return
+	}
+	if res.End != nil {
+		if e := t.recorded(res.End); t.before(k, &e) {
+			t.endItself(k, r, e)
+			return
+		}
 	}
 	if (k.sentOn == nil || rebooted && k.heardAt.IsZero()) && res.Before == 0 && res.Acted == 0 && res.End == nil && !rec.Started.IsZero() {
 		t.endedBefore(k, r, res)
@@ -442,9 +455,11 @@ func (t *task) endByScript(k *killing, r Receipt, res launch.ScriptResult, rec *
 		if res.End != nil {
 			t.fromRecord(&e, res.End)
 		}
-		events = []ledger.Event{e, t.noteEvent(t.closingLine(cause))}
+		events = []ledger.Event{e, t.noteEvent(t.closingLine(e.End.Cause))}
 	}
-	r.ExitCode, r.RealCode, r.RealSignal = wire.Ptr(wire.ExitCode(cause, 0, 0)), e.End.RealCode, e.End.RealSignal
+	t.merge(k, &r, nil)
+	r.finished(&e.End, false)
+	r.ExitCode = wire.Ptr(e.ExitCode)
 	t.settle(k, r, true, events...)
 	t.askLater(time.Now().Add(t.ts.pace.comeback)) // its output may still lie there
 }
@@ -459,7 +474,11 @@ func (t *task) closingLine(cause string) string {
 
 // fromRecord completes an end with the record that the wrapper left.
 func (t *task) fromRecord(e *ledger.Ended, r *wire.EndRecord) {
-	e.At = wire.ParseTime(r.Ended, e.At)
+	e.At = t.instant(r.Ended, &r.End, e.At)
+	e.End.Phase = graver(e.End.Phase, r.End.Phase)
+	if r.End.Cause == wire.CauseTimeout { // it came first
+		e.State, e.ExitCode, e.End.Cause = ledger.TimedOut, wire.ExitTimeout, wire.CauseTimeout
+	}
 	if r.End.RealCode != nil || r.End.RealSignal != 0 {
 		e.End.RealCode, e.End.RealSignal, e.End.CoreDumped = r.End.RealCode, r.End.RealSignal, r.End.CoreDumped
 	}

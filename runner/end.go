@@ -84,12 +84,13 @@ func (t *task) unhold() {
 // end records the one end of the task, and with it the receipt of the kill that
 // it settles. serial is held.
 func (t *task) end(s *session, e ledger.Ended) error {
+	k := t.killing()
+	e.Before = t.before(k, &e)
 	events := []ledger.Event{e}
 	if e.End.Leftover > 0 {
 		events = append(events, ledger.LeftoverNow{Task: t.id, Count: e.End.Leftover})
 	}
 	events = append(events, t.whyNot(&e)...)
-	k := t.killing()
 	settles := k != nil && e.End.Leftover == 0
 	if settles && s != nil && !s.has(wire.FeatureReport) {
 		// An older wrapper knows only what it has signalled: look for the rest.
@@ -98,7 +99,11 @@ func (t *task) end(s *session, e ledger.Ended) error {
 		cause := k.cause
 		t.mu.Unlock()
 		settles = false
-		events = append(events, t.olderClosing(cause)...)
+		if !e.Before {
+			events = append(events, t.olderClosing(cause)...)
+		}
+	} else if k != nil && unaware(&e) {
+		events = append(events, t.olderClosing(k.cause)...)
 	}
 	if !settles {
 		if err := t.apply(events...); err != nil {
@@ -201,7 +206,7 @@ func (t *task) verdict(m *wire.Message, at time.Time) ledger.Ended {
 			e.End.RealCode = m.RetCode
 		}
 	} else {
-		e.End = t.olderEnd(m)
+		e.End = t.olderEnd(m, at)
 	}
 	judge(&e)
 	return e

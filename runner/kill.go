@@ -54,6 +54,10 @@ type killing struct {
 	verify    bool // the wrapper's word is not enough
 	scripting int  // kill.sh is running so many times
 	working   int  // and so many of them are known to be at work on the machine
+	maybe     bool // one was at work and its answer did not come
+	struck    bool // one of them has signalled somebody
+	phase     string
+	found     int // processes that it found before it did
 	nextTry   time.Time
 	wait      time.Duration
 	notBefore time.Time // until then the wrapper may come back

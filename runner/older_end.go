@@ -14,8 +14,9 @@ import (
 
 const timeoutLineStart = "\n[Job exceeded timeout of "
 
-// olderEnd reads the end of a wrapper that says only a code.
-func (t *task) olderEnd(m *wire.Message) wire.End {
+// olderEnd reads the end of a wrapper that says only a code. A code that it had before
+// a kill was asked for is the job's own; a signal may be that of another kill.
+func (t *task) olderEnd(m *wire.Message, at time.Time) wire.End {
 	var end wire.End
 	if m.End != nil {
 		end = *m.End
@@ -34,6 +35,7 @@ func (t *task) olderEnd(m *wire.Message) wire.End {
 	var cause string
 	if standing {
 		cause = t.kill.cause
+		standing = end.RealSignal != 0 || t.kill.struck || !at.Before(t.kill.asked)
 	}
 	t.mu.Unlock()
 	switch {

@@ -89,13 +89,14 @@ func (t *task) endReceipt(k *killing, e ledger.Ended) Receipt {
 	t.mu.Lock()
 	report, cause := k.report, k.cause
 	t.mu.Unlock()
-	if report != nil {
-		reported(&r, report)
-	}
+	t.merge(k, &r, report)
 	// The report is of the whole kill; the end may have been fixed when the main
 	// process died, in an earlier phase.
-	r.Phase, r.Proof = pick(r.Phase, e.End.Phase), pick(r.Proof, e.End.Proof)
-	r.RealCode, r.RealSignal = e.End.RealCode, e.End.RealSignal
+	r.finished(&e.End, e.Before)
+	if e.Before {
+		r.ExitCode = wire.Ptr(e.ExitCode)
+		return r
+	}
 	if e.End.Cause == wire.CauseTimeout {
 		cause = wire.CauseTimeout // it came first
 	}

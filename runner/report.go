@@ -70,7 +70,7 @@ func (t *task) killReport(s *session, id string, w *wire.Report) error {
 	if ended {
 		// Leftovers were the target: there is no end to wait for.
 		r := t.receipt(k, wire.OutcomeGone, roadWebSocket)
-		reported(&r, w)
+		t.merge(k, &r, w)
 		t.settle(k, r, true, ledger.LeftoverNow{Task: t.id, Count: 0})
 		return nil
 	}

@@ -233,6 +233,9 @@ func (s *session) connect(m *wire.Message) error {
 	t := s.t
 	now := time.Now()
 	s.skew = now.Sub(wire.ParseTime(m.Timestamp, now))
+	t.mu.Lock()
+	t.skew, t.skewKnown = s.skew, m.Timestamp != ""
+	t.mu.Unlock()
 	common := wire.Common(m.Features)
 	if common == nil {
 		common = []string{}

@@ -41,11 +41,13 @@ type task struct {
 	spec    taskSpec
 	hasSpec bool
 
-	session  *session  // the newest connection
-	contact  time.Time // of the last frame; zero before the first
-	quiet    time.Time // since when silence counts: the last frame, launch or adoption
-	expected time.Time // a connection was let in and has not been opened yet
-	cut      bool      // told as disconnected
+	session   *session      // the newest connection
+	contact   time.Time     // of the last frame; zero before the first
+	skew      time.Duration // of the machine's clock, seen at the last connect: ours minus theirs
+	skewKnown bool
+	quiet     time.Time // since when silence counts: the last frame, launch or adoption
+	expected  time.Time // a connection was let in and has not been opened yet
+	cut       bool      // told as disconnected
 
 	holding  bool // it runs without a wrapper, over a connection of the transport's
 	starting bool // Transport.Start is under way

@@ -183,7 +183,7 @@ func killWithdrawn(t *Task, e KillWithdrawn) error {
 // settleEnd lets a recorded kill decide the end. One that stands always does; one
 // that does not any more does if it stood when the job died.
 func settleEnd(k *Kill, e Ended) Ended {
-	if k == nil || !slices.Contains(endStates, e.State) {
+	if k == nil || e.Before || !slices.Contains(endStates, e.State) {
 		return e
 	}
 	if !k.Standing() {
@@ -234,7 +234,9 @@ func amended(t *Task, was State, e Amended) error {
 	if !byKill && e.End.Cause != "" {
 		end.Cause = e.End.Cause
 	}
-	fill(&end.Phase, e.End.Phase)
+	if end.Phase != wire.PhaseKill { // who needed KILL on one road needed it
+		fill(&end.Phase, e.End.Phase)
+	}
 	fill(&end.Proof, e.End.Proof)
 	fill(&end.RealSignal, e.End.RealSignal)
 	fill(&end.CoreDumped, e.End.CoreDumped)

@@ -96,7 +96,8 @@ type (
 	// that stands or that stood when the job died is the cause whatever State
 	// says: it is stored as killed/143 (timeouts as timed_out/124), and ExitCode
 	// becomes End.RealCode where that is unset. Only a timeout that the wrapper
-	// says came first stays one.
+	// says came first stays one, and an end that is known to have come before the
+	// kill was asked for stays what it is.
 	Ended struct {
 		Task     TaskID
 		At       time.Time
@@ -104,6 +105,7 @@ type (
 		ExitCode int
 		Reason   string
 		End      wire.End
+		Before   bool // it had ended by itself before the kill was asked for, whatever a clock says
 	}
 
 	// Amended fills in true code, proof and details of an end that was recorded

@@ -170,6 +170,7 @@ func TestKillDecidesTheEnd(t *testing.T) {
 		{"no kill", ends(exit0(9)), Succeeded, 0, wire.CauseExit, nil},
 		{"stands", ends(exit0(9), person(5)), Killed, 143, wire.CauseKill, wire.Ptr(0)},
 		{"stands, job died before by our clock", ends(exit0(4), person(5)), Killed, 143, wire.CauseKill, wire.Ptr(0)},
+		{"stands, but it had ended before for certain", ends(Ended{At: at(4), State: Succeeded, End: wire.End{Cause: wire.CauseExit}, Before: true}, person(5)), Succeeded, 0, wire.CauseExit, nil},
 		{"timeout stands", ends(exit0(9), timeout), TimedOut, 124, wire.CauseTimeout, wire.Ptr(0)},
 		{"timeout first, then a person", ends(exit0(9), timeout, person(6)), TimedOut, 124, wire.CauseTimeout, wire.Ptr(0)},
 		{"settled before the end is told", ends(exit0(9), person(5), KillSettled{At: at(8), Final: true}), Killed, 143, wire.CauseKill, wire.Ptr(0)},
