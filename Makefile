@@ -23,7 +23,7 @@ CC_FOUND := $(shell command -v $${CC:-cc} gcc clang 2>/dev/null | head -n 1)
 RACE     := $(if $(CC_FOUND),-race,)
 
 # Our own packages; those in testdata are named since ./... leaves testdata out.
-PACKAGES := ./... ./testdata/lab ./testdata/killtable
+PACKAGES := ./... ./testdata/lab ./testdata/killtable ./testdata/oldwrapper
 
 .PHONY: all demo test check bench kill-lab soak man dist install clean
 
