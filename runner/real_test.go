@@ -239,7 +239,11 @@ func TestPauseAndResume(t *testing.T) {
 	s := r.spec("local", "while :; do sleep 0.05; done")
 	r.launch(s)
 	id := s.Task.TaskID
-	r.awaitState(id, ledger.Running)
+	// What the book says is in force a moment later.
+	inForce := func(want ledger.State) func() bool {
+		return func() bool { return r.tasks.find(id).record().State == want }
+	}
+	r.await("its start", inForce(ledger.Running))
 	yes := func(string) (bool, error) { return true, nil }
 	sel, err := Selector{Run: id.Run}.resolve(yes, yes)
 	if err != nil {
@@ -259,7 +263,7 @@ func TestPauseAndResume(t *testing.T) {
 		if a := <-answers; !a.OK || a.Via != roadWebSocket {
 			t.Fatalf("answer %+v", a)
 		}
-		r.awaitState(id, step.want)
+		r.await(string(step.want), inForce(step.want))
 	}
 	r.kill(Selector{Run: id.Run}, KillOptions{})
 }
