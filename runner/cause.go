@@ -32,8 +32,17 @@ func (t *task) before(k *killing, e *ledger.Ended) bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return e.At.Before(k.asked) && (!k.struck || e.End.Leftover > 0)
+	at := e.At
+	if !t.skewKnown {
+		at = at.Add(gateSlack)
+	}
+	return at.Before(k.asked) && (!k.struck || e.End.Leftover > 0)
 }
+
+// gateSlack is how long after its start message a command may begin: the gate opens
+// on our answer, or after two seconds without one. Where the machine's clock is not
+// known, an end is counted from that message, and may have been later by so much.
+const gateSlack = 3 * time.Second
 
 // wasBefore is before for an end that is recorded, and of which nothing is left.
 func (t *task) wasBefore(k *killing, rec *ledger.Task) bool {
