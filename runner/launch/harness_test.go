@@ -39,10 +39,15 @@ func shells(t *testing.T, test func(t *testing.T, sh shell)) {
 		{name: "bash", argv: []string{"bash", "--posix", "-s"}},
 		{name: "busybox"},
 		{name: "noawk", argv: []string{"/bin/sh", "-s"}, env: []string{"SP_NOAWK=1"}},
+		{name: "ssh"},
 	} {
 		t.Run(s.name, func(t *testing.T) {
-			if s.name == "busybox" {
+			switch s.name {
+			case "busybox":
 				s = busyboxOnly(t)
+			case "ssh":
+				test(t, overSSH(t))
+				return
 			}
 			if _, err := exec.LookPath(s.argv[0]); err != nil {
 				t.Skipf("no %s here", s.name)
@@ -71,6 +76,18 @@ type shell struct {
 	argv []string
 	env  []string
 	cred *syscall.Credential
+	over Transport // instead of all these: the road that a server takes
+	on   Machine
+}
+
+// overSSH is a login to this machine: what is to be killed was started beside it, and
+// nothing but the script's text goes there.
+func overSSH(t *testing.T) shell {
+	t.Helper()
+	d := lab.SSHD(t, lab.SSHDOptions{Config: []string{"MaxStartups 100"}})
+	tr := NewSSH(SSHOptions{Client: sshClient(t, d), Executable: self(t)})
+	t.Cleanup(func() { tr.Close() })
+	return shell{name: "ssh", over: tr, on: Machine{Name: "there", Transport: "ssh", SSH: login(d)}}
 }
 
 func (s shell) ask(t testing.TB, r ScriptRequest) ScriptResult {
@@ -83,6 +100,11 @@ func (s shell) ask(t testing.TB, r ScriptRequest) ScriptResult {
 }
 
 func (s shell) try(r ScriptRequest) (ScriptResult, error) {
+	if s.over != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), patience(r))
+		defer cancel()
+		return s.over.Script(ctx, s.on, r)
+	}
 	script, mark, err := assemble(r)
 	if err != nil {
 		return ScriptResult{}, err

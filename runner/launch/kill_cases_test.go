@@ -57,8 +57,9 @@ func deadShapes() []deadShape {
 	}
 }
 
-// asUser are the shapes that are run without privileges outside the lab, too.
-var asUser = []string{"K01 plain", "K07 setsid+ignore", "K16 wide breeder", "K21 non-dumpable", "K24 subreaper"}
+// everyMode are the shapes that are run without privileges and over SSH outside the
+// lab, too.
+var everyMode = []string{"K01 plain", "K07 setsid+ignore", "K16 wide breeder", "K21 non-dumpable", "K24 subreaper"}
 
 // TestKillCases: the catalogue's shapes over a transport, with the wrapper dead.
 func TestKillCases(t *testing.T) {
@@ -67,17 +68,26 @@ func TestKillCases(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", hostile, "../../wrapper/testdata/hostile").CombinedOutput(); err != nil {
 		t.Fatalf("cannot build hostile: %v: %s", err, out)
 	}
-	modes := map[string]*syscall.Credential{"local, wrapper dead, user": nil}
-	if os.Getuid() == 0 {
-		modes = map[string]*syscall.Credential{"local, wrapper dead, root": nil, "local, wrapper dead, user": nobody}
+	type road struct {
+		cred *syscall.Credential
+		sh   shell
 	}
-	for mode, cred := range modes {
+	modes := map[string]road{"local, wrapper dead, user": {sh: posix}}
+	if os.Getuid() == 0 {
+		modes = map[string]road{
+			"local, wrapper dead, root":    {sh: posix},
+			"local, wrapper dead, user":    {cred: nobody, sh: posix},
+			"over SSH, wrapper dead, root": {sh: overSSH(t)},
+		}
+	}
+	for mode, by := range modes {
+		cred := by.cred
 		for _, s := range deadShapes() {
 			t.Run(mode+"/"+s.id, func(t *testing.T) {
 				lab.Case(t, s.id, mode)
 				switch {
-				case cred != nil && !lab.KillLab() && !slices.Contains(asUser, s.id):
-					t.Skip("root runs it: SALTPETER_KILL_LAB=1 runs it as both")
+				case (cred != nil || by.sh.over != nil) && !lab.KillLab() && !slices.Contains(everyMode, s.id):
+					t.Skip("root runs it here: SALTPETER_KILL_LAB=1 runs it in every mode")
 				case s.long && !lab.KillLab():
 					t.Skip("long: SALTPETER_KILL_LAB=1 runs it")
 				case s.rootOnly && (cred != nil || os.Getuid() != 0):
@@ -94,14 +104,13 @@ func TestKillCases(t *testing.T) {
 					t.Parallel()
 				}
 				s.command = strings.ReplaceAll(s.command, "hostile", hostile)
-				killDeadShape(t, s, taskOptions{exe: exe, cred: cred, reaper: true})
+				killDeadShape(t, s, by.sh, taskOptions{exe: exe, cred: cred, reaper: true})
 			})
 		}
 	}
 }
 
-func killDeadShape(t *testing.T, s deadShape, o taskOptions) {
-	sh := posix
+func killDeadShape(t *testing.T, s deadShape, sh shell, o taskOptions) {
 	sh.cred = o.cred
 	start := filepath.Join(t.TempDir(), "start")
 	for d := filepath.Dir(start); d != os.TempDir() && d != "/"; d = filepath.Dir(d) {

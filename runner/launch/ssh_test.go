@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"saltpeter/sshx"
 	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
@@ -96,6 +97,61 @@ func TestSSHNoLogin(t *testing.T) {
 	}
 	if _, err := tr.Script(soon(t), m, ScriptRequest{Op: OpCheck, Task: "x"}); err == nil || errors.Is(err, ErrUnreachable) {
 		t.Errorf("script: %v", err)
+	}
+}
+
+// S08, S09: a machine that shows another host key than the known one, and one that
+// does not let us in. Neither is spoken to any further, and each says what it is.
+func TestSSHKillIsRefused(t *testing.T) {
+	d := lab.SSHD(t, lab.SSHDOptions{})
+	needWorld(t, d)
+	other := lab.SSHD(t, lab.SSHDOptions{})
+	_, port, err := net.SplitHostPort(d.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, otherPort, err := net.SplitHostPort(other.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := os.ReadFile(other.KnownHosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(wrong, []byte(strings.ReplaceAll(string(theirs), otherPort, port)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		id   string
+		o    sshx.Options
+		want error
+	}{
+		{"S08 wrong host key", sshx.Options{IdentityFiles: []string{d.Key}, KnownHosts: wrong}, sshx.ErrHostKeyChanged},
+		{"S09 login refused", sshx.Options{IdentityFiles: []string{other.Key}, KnownHosts: d.KnownHosts}, sshx.ErrLogin},
+	} {
+		t.Run(c.id, func(t *testing.T) {
+			lab.Case(t, c.id, "over SSH")
+			k := startTask(t, "exec sleep 300", taskOptions{})
+			k.awaitMembers(1)
+			client, err := sshx.New(c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			tr := NewSSH(SSHOptions{Client: client, Executable: self(t)})
+			defer tr.Close()
+			m := Machine{Name: "there", Transport: "ssh", SSH: login(d)}
+			if _, err := tr.Script(soon(t), m, k.request(OpKill)); !errors.Is(err, c.want) || !errors.Is(err, ErrUnreachable) {
+				t.Errorf("kill: %v", err)
+			}
+			if res := tr.Start(soon(t), m, []byte("{}")); res.Certainty != CertainlyNot || !errors.Is(res.Err, c.want) {
+				t.Errorf("start: %s: %v", res.Certainty, res.Err)
+			}
+			if len(k.members()) != 1 {
+				t.Error("the job was touched")
+			}
+		})
 	}
 }
 
