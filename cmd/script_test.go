@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,6 +88,11 @@ func setUpScript(env *testscript.Env) error {
 	}
 	env.Setenv("SOCKET", filepath.Join(dir, "s"))
 	env.Setenv("SALTPETER_ADDR", "unix://"+filepath.Join(dir, "s"))
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	env.Setenv("PORT", port)
 	if err := os.MkdirAll(filepath.Join(env.WorkDir, "jobs"), 0o755); err != nil {
 		return err
 	}
@@ -96,6 +103,17 @@ func setUpScript(env *testscript.Env) error {
 		os.RemoveAll(dir)
 	})
 	return nil
+}
+
+// freePort is one that nobody listened on a moment ago.
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	return port, err
 }
 
 func daemonOf(ts *testscript.TestScript) *testDaemon { return ts.Value(daemonKey{}).(*testDaemon) }
@@ -172,9 +190,11 @@ func (d *testDaemon) end(ts *testscript.TestScript, sig syscall.Signal) {
 // cleanUp ends every job of the script, then its server.
 func (d *testDaemon) cleanUp() {
 	if !d.running() {
+		d.endWrappers(0)
 		return
 	}
 	d.saltpeter("kill", "--all", "--yes", "--signal", "KILL").Run()
+	d.endWrappers(scriptPatience) // a wrapper that still has something to tell would wait for the next server
 	d.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-d.done:
@@ -182,6 +202,39 @@ func (d *testDaemon) cleanUp() {
 		d.cmd.Process.Kill()
 		<-d.done
 	}
+}
+
+// endWrappers waits for the wrappers of this script's servers, and ends those that do
+// not go by themselves.
+func (d *testDaemon) endWrappers(within time.Duration) {
+	for limit := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
+		left := d.wrappers()
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(limit) {
+			for _, pid := range left {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+			return
+		}
+	}
+}
+
+// wrappers are known by the state folder that they were given with their environment.
+func (d *testDaemon) wrappers() (pids []int) {
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range environs {
+		environ, err := os.ReadFile(path)
+		if err != nil || !strings.Contains("\x00"+string(environ)+"\x00", "\x00XDG_STATE_HOME="+filepath.Join(d.dir, "xdg")+"\x00") {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if pid, e := strconv.Atoi(filepath.Base(filepath.Dir(path))); e == nil && err == nil && strings.Contains(string(line), "\x00wrap\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (d *testDaemon) tail() string {
