@@ -136,8 +136,10 @@ func (im *importer) file(f Crontab) {
 	if bytes.Contains(f.Text, []byte("\r\n")) {
 		r.note(0, "its lines end in CR LF, which cron takes as a part of the command; taken as LF")
 	}
-	for num, text := range crontabLines(f.Text) {
+	for num := range crontabLines(f.Text) {
 		r.lastLine = num
+	}
+	for num, text := range crontabLines(f.Text) {
 		r.line(readCronLine(num, strings.TrimSuffix(text, "\r"), r.system))
 	}
 	r.flush()

@@ -298,3 +298,17 @@ func TestHostZone(t *testing.T) {
 		t.Errorf("the link gives %q", got)
 	}
 }
+
+// Only the last line can lack its newline.
+func TestLastLineWithoutNewline(t *testing.T) {
+	got := importText(t, "0 6 * * * ./x\n0 7 * * * ./y", ImportOptions{})
+	var at []int
+	for _, n := range got.Notes {
+		if strings.Contains(n.Text, "no newline") {
+			at = append(at, n.Line)
+		}
+	}
+	if !slices.Equal(at, []int{2}) {
+		t.Errorf("said of lines %v: %v", at, got.Notes)
+	}
+}
