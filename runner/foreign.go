@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -25,62 +24,40 @@ import (
 const transportForeign = "foreign"
 
 const (
-	foreignMost   = 1000    // such tasks at a time, and such connections
+	foreignMost   = 1000    // such tasks at a time
 	foreignADay   = 10_000  // new ones
 	foreignOutput = 1 << 30 // bytes of output of one
 )
 
 var errForeign = errors.New("a wrapper without a token is refused")
 
-// foreigners is what bounds them. Its lock is held over the ledger: one is taken over
-// at a time. It comes before every other lock.
-type foreigners struct {
-	adopting sync.Mutex
-	since    time.Time // adopted counts from there
-	adopted  int
-
-	mu    sync.Mutex
-	conns int
-	told  time.Time // when a refusal was last logged
-	hint  bool      // how to let them in was logged
-}
-
-// foreign lets a connection without a token in, if such are wanted.
-func (h handler) foreign(c wsx.Claim) (wsx.Session, error) {
-	f := &h.ts.foreigners
-	wanted := h.ts.o.Adopt != nil && h.ts.o.Adopt()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !wanted {
-		if !f.hint {
-			f.hint = true
-			h.ts.o.Log.Warn("a wrapper without a token was refused: another server started it; to show and record such jobs, write adopt_unknown: true into saltpeter_config", "remote", c.Remote)
-		}
-		return nil, wsx.ErrUnknownToken
-	}
-	if f.conns >= foreignMost {
-		return nil, fmt.Errorf("%d connections without a token are open", f.conns)
-	}
-	f.conns++
-	return &foreigner{ts: h.ts, remote: c.Remote}, nil
-}
-
 // foreigner is a connection without a token. Its first frame says whose it is; from
 // then on it is a session of that task like any other.
 type foreigner struct {
 	ts     *tasks
 	remote string
-	conn   *wsx.Conn
 	s      *session // nil until the first frame
+
+	// What the door needs to know; it belongs to foreigners.mu.
+	from  string // whom it shares its room with
+	since time.Time
+	late  *time.Timer
+	named bool
+	conn  *wsx.Conn // nil before the upgrade
 }
 
-func (n *foreigner) Open(c *wsx.Conn) { n.conn = c }
+func (n *foreigner) Open(c *wsx.Conn) { n.ts.foreigners.opened(n, c) }
 
 func (n *foreigner) Message(m *wire.Message) error {
 	if n.s == nil {
-		t, err := n.ts.adoptForeign(m, n.remote)
+		if !foreignFirst(m.Type) {
+			return nil // unknown types are ignored, and do not say who comes
+		}
+		t, err := n.enter(m)
 		if err != nil {
-			n.refused(m, err)
+			if !errors.Is(err, errForeign) {
+				n.ts.foreigners.refusedFrame(n.ts.o.Log, n.remote, m, err)
+			}
 			return errForeign
 		}
 		n.s = &session{t: t, stored: -1}
@@ -90,29 +67,43 @@ func (n *foreigner) Message(m *wire.Message) error {
 	return n.s.Message(m)
 }
 
+// enter finds the task that the first frame speaks of.
+func (n *foreigner) enter(m *wire.Message) (*task, error) {
+	if err := foreignNames(m); err != nil {
+		return nil, err
+	}
+	if err := n.ts.foreigners.name(n); err != nil {
+		return nil, err
+	}
+	return n.ts.adoptForeign(m, n.remote)
+}
+
+// Unreadable ends a connection that does not begin with a frame.
+func (n *foreigner) Unreadable(err error) error {
+	if n.s != nil {
+		return nil
+	}
+	n.ts.foreigners.refusedFrame(n.ts.o.Log, n.remote, &wire.Message{}, err)
+	return errForeign
+}
+
 func (n *foreigner) Output(int64, byte, []byte) error { return errForeign } // they know no binary frames
 
 func (n *foreigner) Closed(err error) {
-	n.ts.foreigners.mu.Lock()
-	n.ts.foreigners.conns--
-	n.ts.foreigners.mu.Unlock()
+	n.ts.foreigners.left(n)
 	if n.s != nil {
 		n.s.Closed(err)
 	}
 }
 
-// refused is logged now and then: such a wrapper comes back every few seconds.
-func (n *foreigner) refused(m *wire.Message, why error) {
-	f := &n.ts.foreigners
-	f.mu.Lock()
-	tell := time.Since(f.told) > 10*time.Second
-	if tell {
-		f.told = time.Now()
+// foreignFirst reports whether a wrapper may begin with a frame of that type: those of
+// the second generation introduce themselves only once in their life.
+func foreignFirst(kind string) bool {
+	switch kind {
+	case wire.TypeConnect, wire.TypeStart, wire.TypeHeartbeat, wire.TypeOutput, wire.TypeSyncRequest, wire.TypeKilled, wire.TypeComplete, wire.TypeError:
+		return true
 	}
-	f.mu.Unlock()
-	if tell {
-		n.ts.o.Log.Warn("refused a wrapper without a token", "frame_run", clipName(m.JobInstance), "frame_machine", clipName(m.Machine), "remote", n.remote, "err", why)
-	}
+	return false
 }
 
 func clipName(s string) string { return s[:min(len(s), 100)] }
@@ -132,11 +123,8 @@ func foreignNames(m *wire.Message) error {
 }
 
 // adoptForeign finds the task that a connection without a token speaks of, and begins
-// it if it is new.
+// it if it is new. Its names have been looked at.
 func (ts *tasks) adoptForeign(m *wire.Message, remote string) (*task, error) {
-	if err := foreignNames(m); err != nil {
-		return nil, err
-	}
 	id := ledger.TaskID{Run: m.JobInstance, Machine: m.Machine}
 	ts.foreigners.adopting.Lock()
 	defer ts.foreigners.adopting.Unlock()

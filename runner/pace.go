@@ -26,6 +26,8 @@ type pace struct {
 	outputs   time.Duration // an output file that nothing came for is closed
 	late      time.Duration // how long tokens live on after the end
 	foreign   time.Duration // how long a job that another server started is followed
+	first     time.Duration // how long a connection without a token may take to say whose it is
+	yield     time.Duration // how long it may be silent before it makes room for another
 	restart   time.Duration // a task that certainly never started is started by a new server, if it was launched no longer ago
 }
 
@@ -49,6 +51,8 @@ var defaultPace = pace{
 	outputs:   10 * time.Second,
 	late:      24 * time.Hour,
 	foreign:   7 * 24 * time.Hour,
+	first:     15 * time.Second,
+	yield:     7 * time.Second,
 	restart:   10 * time.Minute,
 }
 

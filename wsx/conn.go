@@ -70,6 +70,7 @@ type Conn struct {
 	heard  atomic.Int64 // when the last bytes came
 	said   atomic.Int64 // when the last bytes went
 	busy   atomic.Bool  // the reader is with its owner: silence is ours, not theirs
+	midway atomic.Bool  // a message has begun to come and is not all there
 	closed atomic.Bool
 	why    atomic.Pointer[error] // why this side ended the connection
 
@@ -110,6 +111,10 @@ func (c *Conn) Idle() time.Duration {
 	return time.Since(c.born) - time.Duration(c.heard.Load())
 }
 
+// Midway reports whether a message is on its way: it has begun to come, and is not all
+// there. A large one may take a while.
+func (c *Conn) Midway() bool { return c.midway.Load() }
+
 // Remote is the address of the other side.
 func (c *Conn) Remote() string { return c.ws.RemoteAddr().String() }
 
@@ -125,6 +130,8 @@ func (c *Conn) Read() (Kind, []byte, error) {
 		return 0, nil, c.readError(err)
 	}
 	c.touch()
+	c.midway.Store(true)
+	defer c.midway.Store(false)
 	limit := int(c.maxText)
 	if t == websocket.BinaryMessage {
 		limit = maxBinary

@@ -54,6 +54,8 @@ func (s *Server) turnAway(w http.ResponseWriter, claim Claim, err error) {
 	case errors.Is(err, ErrUnknownToken):
 		s.countRefused(claim)
 		refuse(w, http.StatusUnauthorized)
+	case errors.Is(err, ErrNoRoom):
+		refuse(w, http.StatusServiceUnavailable)
 	case errors.Is(err, ErrOtherNonce):
 		s.o.Log.Warn("an order was asked for by a second start: it is refused", "remote", claim.Remote)
 		refuse(w, http.StatusConflict)

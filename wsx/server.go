@@ -36,6 +36,10 @@ type Claim struct {
 // ErrUnknownToken makes the listener answer 401.
 var ErrUnknownToken = errors.New("unknown token")
 
+// ErrNoRoom makes the listener answer 503 without a line in the log: there may be many
+// of them, and the handler says so in its own way.
+var ErrNoRoom = errors.New("no room")
+
 // Handler is what stands behind the machines listener.
 type Handler interface {
 	// Connect is asked before the upgrade. ErrUnknownToken: 401; any other
@@ -61,6 +65,12 @@ type Session interface {
 	// Closed is called once at the end; without Open before it if the client
 	// was gone before the upgrade was done.
 	Closed(err error)
+}
+
+// Strict is a Session that hears also of text frames that cannot be read. An error ends
+// the connection; without one they are ignored, as those of every other session are.
+type Strict interface {
+	Unreadable(err error) error
 }
 
 // ServerOptions of the machines listener.
@@ -247,11 +257,9 @@ func (s *Server) frames(c *Conn, session Session) error {
 			var m *wire.Message
 			if m, err = wire.Decode(data); err == nil {
 				err = session.Message(m)
-			} else if unread++; unread == 1 {
-				s.o.Log.Warn("cannot read a frame: it is ignored, and so are others like it", "remote", c.Remote(), "err", err)
-				err = nil
 			} else {
-				err = nil
+				unread++
+				err = s.unreadable(c, session, err, unread)
 			}
 		} else {
 			err = output(session, data)
@@ -261,6 +269,19 @@ func (s *Server) frames(c *Conn, session Session) error {
 			return err
 		}
 	}
+}
+
+// unreadable takes a text frame that is none.
+func (s *Server) unreadable(c *Conn, session Session, err error, count int) error {
+	if strict, is := session.(Strict); is {
+		if err := strict.Unreadable(err); err != nil {
+			return err
+		}
+	}
+	if count == 1 {
+		s.o.Log.Warn("cannot read a frame: it is ignored, and so are others like it", "remote", c.Remote(), "err", err)
+	}
+	return nil
 }
 
 func output(session Session, frame []byte) error {
