@@ -54,6 +54,7 @@ func loadOrder(ctx context.Context, e environment, stdin io.Reader) (*wire.Order
 	var err error
 	switch e.source(isTerminal(stdin)) {
 	case "stdin":
+		warm()
 		o, err = readOrder(stdin)
 	case "fetch":
 		o, err = fetchOrder(ctx, e)
@@ -81,6 +82,21 @@ func defaultOrder() *wire.Order {
 		Version: wire.OrderVersion, KillGrace: wire.DefaultKillGrace, HardLimit: wire.DefaultHardLimit,
 		Drain: wire.DefaultDrain, StartWait: wire.DefaultStartWait,
 	}
+}
+
+// warm does ahead what every task needs once and what does not depend on its order:
+// a wrapper may have been started before there is one. The JSON package learns each
+// type when it first meets it, and that is most of what its first use costs.
+func warm() {
+	id := &wire.Identity{}
+	for _, v := range []any{wire.Message{Identity: id}, taskMeta{Identity: id}} {
+		if data, err := json.Marshal(v); err == nil {
+			_ = json.Unmarshal(data, &wire.Message{})
+			_ = json.Unmarshal(data, &taskMeta{})
+		}
+	}
+	_, _ = rand.Read(make([]byte, 8))
+	_ = time.Now().Format(time.RFC3339) // reads the time zone
 }
 
 // readOrder takes the first JSON value of r: whoever sends it may keep the pipe

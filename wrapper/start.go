@@ -60,6 +60,9 @@ func runTask(o *wire.Order, e environment, std stdio, told <-chan os.Signal) int
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	t.rep.Start(ctx)
+	// With one thread the rest would go first: the server takes the connection while
+	// the command is being parked.
+	runtime.Gosched()
 	if err := t.prepare(weak); err != nil {
 		fmt.Fprintf(std.stderr, "saltpeter wrap: %v\n", err)
 		t.fail(err)

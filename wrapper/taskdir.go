@@ -129,7 +129,10 @@ func createTaskDir(root string, meta taskMeta) (*taskDir, error) {
 	}
 	d := &taskDir{path: tmp}
 	if err := d.take(); err == nil {
-		err = d.writeMeta(meta)
+		var data []byte
+		if data, err = meta.encode(); err == nil {
+			err = os.WriteFile(filepath.Join(tmp, metaName), data, 0o600) // nobody looks in here yet
+		}
 		if err == nil {
 			err = os.Rename(tmp, final)
 		}
@@ -176,9 +179,13 @@ func (d *taskDir) remove() {
 	d.release()
 }
 
-func (d *taskDir) writeMeta(m taskMeta) error {
+func (m taskMeta) encode() ([]byte, error) {
 	m.Order.Command, m.Order.Env = "", nil
-	data, err := json.Marshal(m)
+	return json.Marshal(m)
+}
+
+func (d *taskDir) writeMeta(m taskMeta) error {
+	data, err := m.encode()
 	if err != nil {
 		return err
 	}

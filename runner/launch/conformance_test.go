@@ -130,7 +130,7 @@ func conformStart(t *testing.T, g rig, tr Transport) {
 			break
 		}
 		switch name, _, _ := strings.Cut(v, "="); name {
-		case "PATH", "HOME", "LC_ALL", "XDG_STATE_HOME", "XDG_RUNTIME_DIR":
+		case "PATH", "HOME", "LC_ALL", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "GOMAXPROCS":
 		default:
 			t.Errorf("the wrapper was given %s", v)
 		}

@@ -28,6 +28,7 @@ type local struct {
 	exeErr  error
 	self    bool // exe was found by os.Executable
 	nursery *nursery
+	spares  spares
 	probes  probes
 
 	mu     sync.Mutex
@@ -44,6 +45,8 @@ func NewLocal(o LocalOptions) Transport {
 	} else {
 		l.exe, l.exeErr = filepath.Abs(l.exe) // children start in the root directory
 	}
+	l.spares.end = l.nursery.end
+	l.spares.spawn = func() (*child, *pipes, error) { return l.spawnWrapper(Machine{}) }
 	return l
 }
 
@@ -62,6 +65,7 @@ func (l *local) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	l.calls.Wait()
+	l.spares.close()
 	l.nursery.close()
 	return nil
 }
@@ -85,20 +89,41 @@ func (l *local) Start(ctx context.Context, m Machine, order []byte) StartResult 
 	if found.older {
 		return l.startOlder(ctx, m, order, found)
 	}
-	p, err := newPipes()
-	if err != nil {
-		return certainlyNot(fmt.Errorf("cannot start the wrapper: %w", err))
+	plain := m.WrapperPath == "" && !m.Sudo
+	var c *child
+	var p *pipes
+	if plain {
+		c, p = l.spares.take()
+	}
+	if c == nil {
+		if c, p, err = l.spawnWrapper(m); err != nil {
+			return certainlyNot(err)
+		}
 	}
 	defer p.close()
-	c, err := l.spawnWrapper(m, p)
-	if err != nil {
-		return certainlyNot(err)
+	result := greet(ctx, c, p, order, l.program(m))
+	if plain && result.Certainty == Started {
+		l.spares.refill()
 	}
-	p.closeTheirs()
-	return greet(ctx, c, p, order, l.program(m))
+	return result
 }
 
-func (l *local) spawnWrapper(m Machine, p *pipes) (*child, error) {
+// spawnWrapper starts a wrapper that waits for its order.
+func (l *local) spawnWrapper(m Machine) (*child, *pipes, error) {
+	p, err := newPipes()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot start the wrapper: %w", err)
+	}
+	c, err := l.execWrapper(m, p)
+	if err != nil {
+		p.close()
+		return nil, nil, err
+	}
+	p.closeTheirs()
+	return c, p, nil
+}
+
+func (l *local) execWrapper(m Machine, p *pipes) (*child, error) {
 	exe, self := l.exe, l.self
 	if m.WrapperPath != "" {
 		exe, self = m.WrapperPath, false
@@ -106,11 +131,14 @@ func (l *local) spawnWrapper(m Machine, p *pipes) (*child, error) {
 		return nil, fmt.Errorf("cannot find this program to start a wrapper: %w", l.exeErr)
 	}
 	argv := viaSudo(m, exe, "wrap", "--foreground")
-	c, err := l.nursery.spawn(argv, environment(), p.theirs)
+	// One thread is enough for a wrapper; told so from outside, its runtime need not
+	// look for how many it may have.
+	env := append(environment(), "GOMAXPROCS=1")
+	c, err := l.nursery.spawn(argv, env, p.theirs)
 	if self && !m.Sudo && errors.Is(err, fs.ErrNotExist) {
 		// An upgrade took the file away under us: what runs now can still be run.
 		argv[0] = "/proc/self/exe"
-		c, err = l.nursery.spawn(argv, environment(), p.theirs)
+		c, err = l.nursery.spawn(argv, env, p.theirs)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the wrapper %s: %w", exe, err)
