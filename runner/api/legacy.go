@@ -71,7 +71,7 @@ func (s *Server) runsNow(r *http.Request) (map[string]runView, map[string]*jobVi
 	}
 	views, running := map[string]*jobView{}, map[string]runView{}
 	for job, head := range heads {
-		v := viewJob(head, tasks[job], 0, func(ledger.TaskID) *text { return nil })
+		v := viewJob(head, tasks[job], false, 0, func(ledger.TaskID) *text { return nil })
 		views[job] = v
 		for _, run := range v.running {
 			running[run.id] = run

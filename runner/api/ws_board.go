@@ -38,6 +38,8 @@ type board struct {
 	setRev int64
 	heads  map[string]*ledger.Run
 	tasks  map[string]map[ledger.TaskID]*runner.TaskStatus
+	failed map[string]bool // jobs whose last run that ended, beside the newest one, failed
+	unsure map[string]bool // jobs of which that is to be looked up
 	change map[string]int64
 	views  map[string]*jobView // those that are not out of date
 	texts  map[ledger.TaskID]*text
@@ -83,6 +85,7 @@ func (b *board) forget() {
 	b.newSet()
 	b.snap = nil
 	b.heads, b.tasks = map[string]*ledger.Run{}, map[string]map[ledger.TaskID]*runner.TaskStatus{}
+	b.failed, b.unsure = map[string]bool{}, map[string]bool{}
 	b.views = map[string]*jobView{}
 	if b.texts == nil {
 		b.texts = map[ledger.TaskID]*text{}
@@ -113,6 +116,7 @@ func (b *board) run(ctx context.Context, done, ready chan struct{}) {
 				b.log.Error("cannot look at the runs for the pages", "err", err)
 			}
 		} else {
+			b.settle(ctx)
 			if first {
 				close(ready)
 				first = false
@@ -135,6 +139,7 @@ func (b *board) follow(ctx context.Context, changes <-chan runner.Change) {
 				return
 			}
 			b.apply(c)
+			b.settle(ctx)
 		case <-tick.C:
 			b.refresh()
 			b.restAll(readerIdle)
@@ -167,6 +172,11 @@ func (b *board) load(ctx context.Context) error {
 	}
 	for i := range status.Tasks {
 		b.put(&status.Tasks[i])
+	}
+	for job, head := range b.heads {
+		if ended, _ := wentWell(head.Reason, tasksOf(head.ID, b.tasks[job])); !ended {
+			b.unsure[job] = true
+		}
 	}
 	for job := range had {
 		b.change[job]++
@@ -217,6 +227,11 @@ func (b *board) apply(c runner.Change) {
 // began takes a new run: what was over of the job's earlier ones is shown no more.
 func (b *board) began(r *ledger.Run) {
 	if head := b.heads[r.Job]; head == nil || !r.Due.Before(head.Due) {
+		if head != nil && head.ID != r.ID {
+			if ended, ok := wentWell(head.Reason, tasksOf(head.ID, b.tasks[r.Job])); ended {
+				b.failed[r.Job] = !ok
+			}
+		}
 		head := *r
 		head.Tasks = nil
 		b.heads[r.Job] = &head
@@ -252,6 +267,9 @@ func (b *board) news(t *runner.TaskStatus) {
 		return
 	}
 	b.put(t)
+	if head := b.heads[t.Job]; head != nil && head.ID != t.Run && t.State.Done() && (was == nil || !was.State.Done()) {
+		b.unsure[t.Job] = true
+	}
 	if was == nil || live(was.State) != live(t.State) || was.State.Done() != t.State.Done() || over(was) != over(t) || len(was.Notes) != len(t.Notes) {
 		b.change[t.Job]++
 		if text := b.texts[t.TaskID]; text != nil {
@@ -328,7 +346,7 @@ func (b *board) now(seen map[string]int64) *snapshot {
 	add := func(job string) {
 		v := b.views[job]
 		if v == nil {
-			v = viewJob(b.heads[job], b.tasks[job], b.change[job], b.textOf)
+			v = viewJob(b.heads[job], b.tasks[job], b.failed[job], b.change[job], b.textOf)
 			b.views[job] = v
 		}
 		s.jobs[job] = v

@@ -2,6 +2,8 @@ package api
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -65,7 +67,7 @@ func TestViewOfEarlierRun(t *testing.T) {
 	old, head := taskStatus("j", "x", "j_1", ledger.Succeeded), taskStatus("j", "m", "j_2", ledger.Running)
 	old.ExitCode = &code
 	tasks := map[ledger.TaskID]*runner.TaskStatus{old.TaskID: old, head.TaskID: head}
-	v := viewJob(&ledger.Run{ID: "j_2", Job: "j"}, tasks, 1, func(ledger.TaskID) *text { return nil })
+	v := viewJob(&ledger.Run{ID: "j_2", Job: "j"}, tasks, false, 1, func(ledger.TaskID) *text { return nil })
 	if len(v.targets) != 2 || len(v.texts) != 2 || len(v.running) != 1 || v.running[0].id != "j_2" || !v.last.ResultOK {
 		t.Errorf("%+v", v)
 	}
@@ -240,4 +242,48 @@ func FuzzAsk(f *testing.F) {
 			_, _, _ = q.span(time.Unix(1e9, 0))
 		}
 	})
+}
+
+// While a run goes on, the verdict over its job is that of the last one that ended,
+// also for a page that comes only then.
+func TestVerdictWhileRunning(t *testing.T) {
+	r := newRig(t)
+	const often = "often:\n  command: 'while [ ! -e GOFILE.$SP_JOB_INSTANCE ]; do sleep 0.05; done; exit $(cat GOFILE.$SP_JOB_INSTANCE)'\n" +
+		"  schedule: '@yearly'\n  targets: '*'\n  on_overlap: allow\n"
+	r.configure(jobFiles + often)
+	v := r.view(pageKinds[0])
+	shows := func(v *viewer, what string, running int, ok bool) {
+		t.Helper()
+		v.until(what, func(p *oldPage) bool {
+			last, _ := p.last["often"].(map[string]any)
+			return len(p.runNow) == running && last != nil && last["result_ok"] == ok
+		})
+	}
+	end := func(id ledger.TaskID, code string) {
+		t.Helper()
+		path := filepath.Join(r.dir, "go."+id.Run)
+		if err := os.WriteFile(path+".new", []byte(code), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			t.Fatal(err)
+		}
+		r.await("its end", func() bool { return r.task(id).State.Done() })
+	}
+	first := r.run("often", ledger.Running)
+	shows(v, "the first run, of which nothing has failed", 1, true)
+	end(first, "3")
+	shows(v, "that it failed", 0, false)
+	second := r.run("often", ledger.Running)
+	shows(v, "the failure of the run before", 1, false)
+	shows(r.view(pageKinds[1]), "it to who comes now", 1, false)
+	third := r.run("often", ledger.Running)
+	shows(v, "it still, with two that go on", 2, false)
+	end(second, "0")
+	shows(v, "the success of the last that ended", 1, true)
+	fourth := r.run("often", ledger.Running)
+	end(third, "1")
+	shows(v, "the next one's failure", 1, false)
+	end(fourth, "0")
+	shows(v, "the newest run's success", 0, true)
 }

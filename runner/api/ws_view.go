@@ -21,7 +21,7 @@ type runView struct {
 	Machines []string `json:"machines"`
 }
 
-// lastView is what a job's last run came to.
+// lastView is when a job last began to run, and what its last run came to.
 type lastView struct {
 	LastRun  string `json:"last_run"`
 	ResultOK bool   `json:"result_ok"`
@@ -67,8 +67,9 @@ func stampOf(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.00
 func live(s ledger.State) bool { return !s.Done() && s != ledger.Queued }
 
 // viewJob makes a view of the tasks of a job: those of its newest run, and those of
-// older ones that have not been taken out since.
-func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, change int64, textOf func(ledger.TaskID) *text) *jobView {
+// older ones that have not been taken out since. failedBefore is what came of the last
+// run that ended beside the newest one.
+func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, failedBefore bool, change int64, textOf func(ledger.TaskID) *text) *jobView {
 	v := &jobView{change: change, head: head, targets: []string{}}
 	all := make([]*runner.TaskStatus, 0, len(tasks))
 	for _, t := range tasks {
@@ -80,7 +81,6 @@ func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, chang
 	runs := map[string]*runView{}
 	began := map[string]time.Time{}
 	chosen := map[string]*runner.TaskStatus{}
-	ok := head == nil || head.Reason != ledger.ReasonError
 	for _, t := range all {
 		if b, there := began[t.Run]; !there || t.Queued.Before(b) {
 			began[t.Run] = t.Queued
@@ -98,9 +98,6 @@ func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, chang
 		ofHead := head != nil && t.Run == head.ID
 		if ofHead || live(t.State) {
 			v.targets = append(v.targets, t.Machine)
-		}
-		if ofHead && t.State.Done() && t.State != ledger.Succeeded && t.State != ledger.Skipped {
-			ok = false
 		}
 		if t.State == ledger.Queued || t.State == ledger.Skipped {
 			continue
@@ -123,7 +120,7 @@ func viewJob(head *ledger.Run, tasks map[ledger.TaskID]*runner.TaskStatus, chang
 	v.targets = slices.Compact(v.targets)
 	slices.SortFunc(v.texts, func(a, b runningTask) int { return strings.Compare(a.status.Machine, b.status.Machine) })
 	if head != nil {
-		v.last = &lastView{LastRun: stampOf(head.Fired), ResultOK: ok}
+		v.last = &lastView{LastRun: stampOf(head.Fired), ResultOK: verdictOf(head, tasks, failedBefore)}
 	}
 	return v
 }
