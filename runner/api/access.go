@@ -52,7 +52,8 @@ type caller struct {
 	role  Role
 	who   string
 	from  string
-	token bool // it came with one
+	token bool   // it came with one
+	proxy string // by what a request without one shows that a proxy handed it on; "" = it does not
 }
 
 func (c caller) actor() runner.Actor { return runner.Actor{Who: c.who, From: c.from} }
@@ -123,7 +124,11 @@ func refuse(who caller, needed Role) error {
 	case who.token:
 		return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: fmt.Sprintf("%s may %s, and this needs %s", who.who, who.role, needed), Hint: aToken(needed)}
 	}
-	return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: fmt.Sprintf("without a token one may %s here, and this needs %s", who.role, needed),
+	here := "here"
+	if who.proxy != "" {
+		here = "through a proxy (" + who.proxy + " shows that there is one)"
+	}
+	return &Error{Status: http.StatusForbidden, Code: "forbidden", Text: fmt.Sprintf("without a token one may %s %s, and this needs %s", who.role, here, needed),
 		Hint: aToken(needed) + "; or let everybody in who can reach it, with this line in saltpeter_config: api_anonymous_role: " + needed.String()}
 }
 
@@ -155,8 +160,7 @@ func (s *Server) identify(r *http.Request) (caller, error) {
 	}
 	role, _ := ParseRole(set.APIAnonymousRole) // config takes no other words
 	anonymous := caller{role: role, who: "anonymous", from: from}
-	proxied := forwarded(r)
-	if proxied {
+	if anonymous.proxy = handedOn(r, set.ServerHost); anonymous.proxy != "" {
 		anonymous.from += " (through a proxy)"
 	}
 	switch {
@@ -166,7 +170,7 @@ func (s *Server) identify(r *http.Request) (caller, error) {
 			return caller{}, errTokensBroken
 		}
 	case len(tokens) > 0:
-	case proxied: // what a proxy on this machine hands on is not this machine's
+	case anonymous.proxy != "": // what a proxy on this machine hands on is not this machine's
 		anonymous.role = max(anonymous.role, Read)
 	default: // no token exists: this machine's own users may come in
 		anonymous.role = max(anonymous.role, Operate)
@@ -178,16 +182,6 @@ func (s *Server) identify(r *http.Request) (caller, error) {
 // file says that cannot be read.
 var errTokensBroken = &Error{Status: http.StatusUnauthorized, Code: "unauthorized", Text: "the server cannot read its file of tokens",
 	Hint: "mend the file; the server's log names the line. The unix socket is open all the while"}
-
-// forwarded reports whether a proxy handed the request on, as far as it says so.
-func forwarded(r *http.Request) bool {
-	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"} {
-		if _, there := r.Header[h]; there {
-			return true
-		}
-	}
-	return false
-}
 
 func bearer(r *http.Request) (string, bool) {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -264,16 +258,18 @@ func hostOnly(hostport string) string {
 // rebound; a name must be known.
 func ownHost(hostport string, allowed []string) bool {
 	host := strings.TrimSuffix(hostOnly(hostport), ".")
-	if host == "" || strings.EqualFold(host, "localhost") || net.ParseIP(host) != nil {
+	return host == "" || net.ParseIP(host) != nil || ownName(host) || named(allowed, hostport)
+}
+
+// ownName reports whether a host is what every machine calls itself, or this one's
+// name.
+func ownName(host string) bool {
+	if strings.EqualFold(host, "localhost") {
 		return true
 	}
-	if name, err := os.Hostname(); err == nil {
-		short, _, _ := strings.Cut(name, ".")
-		if strings.EqualFold(host, name) || strings.EqualFold(host, short) {
-			return true
-		}
-	}
-	return named(allowed, hostport)
+	name, err := os.Hostname()
+	short, _, _ := strings.Cut(name, ".")
+	return err == nil && (strings.EqualFold(host, name) || strings.EqualFold(host, short))
 }
 
 // named reports whether a host is one of those that people wrote: a name for
