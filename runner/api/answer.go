@@ -115,15 +115,15 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	err = d.Decode(v)
 	var own *Error
 	if errors.As(err, &own) {
-		return own
+		return &Error{Status: own.Status, Code: own.Code, Text: faultyDuration(body, v) + own.Text, Hint: own.Hint}
 	}
 	if err == nil {
 		if _, more := d.Token(); more != io.EOF {
-			err = errors.New("something follows it")
+			err = errors.New("something follows its end: send one object")
 		}
 	}
 	if err != nil {
-		return badRequest("the request is not the JSON that this route takes: %s", strings.TrimPrefix(err.Error(), "json: "))
+		return badRequest("the request is not the JSON that this route takes: %s", jsonFault(err, v))
 	}
 	return nil
 }

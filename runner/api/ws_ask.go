@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +54,7 @@ func (c *uiClient) hear(ctx context.Context, wg *sync.WaitGroup) error {
 			return err
 		}
 		if kind != wsx.Text {
-			h.refuse("", "", badRequest("it is no text"))
+			h.refuse("", "", badRequest("/ws takes text frames, and this is a binary one"))
 			continue
 		}
 		h.message(data)
@@ -72,7 +73,7 @@ type hearing struct {
 func (h *hearing) message(data []byte) {
 	var a ask
 	if err := json.Unmarshal(data, &a); err != nil {
-		h.refuse("", "", badRequest("it is not JSON that /ws takes: %s", strings.TrimPrefix(err.Error(), "json: ")))
+		h.refuse("", "", badRequest("a frame is one object of JSON, and this is none that /ws takes: %s", jsonFault(err, a)))
 		return
 	}
 	known := false
@@ -95,7 +96,7 @@ func (h *hearing) message(data []byte) {
 		}
 	}
 	if !known {
-		h.refuse("", "", badRequest("it asks for nothing that /ws knows"))
+		h.refuse("", "", badRequest("it asks for nothing that /ws knows; the keys are %s", strings.Join(keysOf(reflect.TypeFor[ask]()), ", ")))
 	}
 }
 
@@ -107,7 +108,33 @@ func (h *hearing) refuse(what, job string, err error) {
 	} else if h.refused == toldRefusals+1 {
 		h.c.s.o.Log.Warn("no more refusals of this page are logged", "who", h.c.who.who, "from", h.c.who.from)
 	}
-	h.answer(result{For: what, Cron: clipText(job), Error: e.Text, Code: e.Code, Hint: e.Hint})
+	h.answer(refusal(what, job, e))
+}
+
+// refusal is the answer to what is refused, in the words of a page.
+func refusal(what, job string, e *Error) result {
+	return result{For: what, Cron: clipText(job), Error: e.Text, Code: e.Code, Hint: pageHint(e)}
+}
+
+// pageHints say what a client of /ws can do, where the hint of the command line names
+// its own verbs and flags.
+var pageHints = map[string]string{
+	"unauthorized":            "offer a token, see docs/ui.md; who runs the server can make one",
+	"forbidden":               "offer a token of the role operate, see docs/ui.md; or let everybody in who can reach the server, with this line in saltpeter_config: api_anonymous_role: operate",
+	runner.CodeNoSuchJob:      "the jobs are the keys of crons in the config frame",
+	runner.CodeNoSuchRun:      "the status frames list what runs",
+	runner.CodeNothingRunning: "the status frames list what runs",
+	runner.CodeNoMachines:     "the details frames list the job's machines as targets",
+	runner.CodeMaintenance:    "maintenance in the config frame tells what is held back; try again when it is over",
+	runner.CodeOverlap:        `wait for its end, or end it with {"killCron":JOB}`,
+	runner.CodeBadRequest:     "mend the job in its file",
+}
+
+func pageHint(e *Error) string {
+	if strings.Contains(e.Hint, "`saltpeter ") || strings.Contains(e.Hint, "--") {
+		return pageHints[e.Code]
+	}
+	return e.Hint
 }
 
 // answer sends a result. It waits for the page, as long as a write may take.
@@ -126,8 +153,11 @@ func clipText(s string) string {
 // jobName reads the name of a job.
 func jobName(raw json.RawMessage) (string, error) {
 	var name string
-	if err := json.Unmarshal(raw, &name); err != nil || name == "" {
-		return "", badRequest("it names no job")
+	if err := json.Unmarshal(raw, &name); err != nil {
+		return "", badRequest("it names no job: %s", jsonFault(err, name))
+	}
+	if name == "" {
+		return "", badRequest("it names no job: the name is empty")
 	}
 	return name, nil
 }
@@ -139,7 +169,7 @@ func jobNames(raw json.RawMessage) ([]string, error) {
 	}
 	var names []string
 	if err := json.Unmarshal(raw, &names); err != nil || names == nil || slices.Contains(names, "") {
-		return nil, badRequest("it is neither the name of a job nor a list of names")
+		return nil, badRequest(`it is neither the name of a job nor a list of names: write "job" or ["job"]`)
 	}
 	return names, nil
 }
@@ -225,7 +255,7 @@ func (c *uiClient) closeJob(job string) error {
 func (h *hearing) ack(what string, raw json.RawMessage) {
 	var a map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &a); err != nil || a == nil {
-		h.refuse(what, "", badRequest("an ack has cron, machine and position"))
+		h.refuse(what, "", badRequest("an ack is an object with cron, machine and position"))
 		return
 	}
 	select {
@@ -267,7 +297,7 @@ func (h *hearing) run(what string, raw json.RawMessage) {
 func (h *hearing) refuseLater(what, job string, err error) {
 	e := toError(err)
 	h.c.s.o.Log.Warn("refused what a page asked for", "what", what, "job", clipText(job), "err", e.Text, "who", h.c.who.who, "from", h.c.who.from)
-	h.answer(result{For: what, Cron: clipText(job), Error: e.Text, Code: e.Code, Hint: e.Hint})
+	h.answer(refusal(what, job, e))
 }
 
 func (h *hearing) killJob(what string, raw json.RawMessage) {
@@ -293,7 +323,9 @@ func (h *hearing) killMachine(what string, raw json.RawMessage) {
 	var q machineKill
 	err := json.Unmarshal(raw, &q)
 	switch {
-	case err != nil || q.Cron == "" || q.Machine == "":
+	case err != nil:
+		err = badRequest("%s; it needs cron and machine, and may have job_instance", jsonFault(err, q))
+	case q.Cron == "" || q.Machine == "":
 		err = badRequest("it needs cron and machine, and may have job_instance")
 	default:
 		err = h.may()
@@ -333,7 +365,11 @@ type receiptFrame struct {
 
 func (h *hearing) timeline(what string, raw json.RawMessage) {
 	var q timelineAsk
-	if err := json.Unmarshal(raw, &q); err != nil || bytes.Equal(raw, []byte("null")) {
+	if err := json.Unmarshal(raw, &q); err != nil {
+		h.refuse(what, "", badRequest("%s; it needs start_date, end_date and id", jsonFault(err, q)))
+		return
+	}
+	if bytes.Equal(raw, []byte("null")) {
 		h.refuse(what, "", badRequest("it needs start_date, end_date and id"))
 		return
 	}
