@@ -29,7 +29,7 @@ export SALTPETER_ADDR="unix://$scratch/sock" HOME="$scratch/home" XDG_STATE_HOME
 cat >"$scratch/jobs/demo.yaml" <<'YAML'
 greeting:
   command: for i in 1 2 3; do echo "hello number $i"; sleep 0.3; done
-  sec: '*/5'
+  sec: '*/3'
   min: '*'
   hour: '*'
   dom: '*'
