@@ -46,6 +46,7 @@ type BareResult struct {
 	Code      *int
 	Signal    int
 	Err       error // why, unless Started
+	Cut       bool  // the command may have gone on: what it printed then is lost
 }
 
 var _ Bare = (*local)(nil)
@@ -94,7 +95,7 @@ type bareTalk struct {
 	b     BareTask
 	mark  string
 	o     *wire.Order
-	open  func() error // lets it begin
+	in    io.WriteCloser // its standard input
 	head  []byte
 	begun bool
 	err   error // it does not run
@@ -154,9 +155,7 @@ func (k *bareTalk) greeted(text string) {
 		return
 	}
 	k.begun = true
-	if err := k.open(); err != nil {
-		k.err = err
-	}
+	_, k.err = io.WriteString(k.in, k.mark+"\n")
 }
 
 // refusal says why the command was not run.
@@ -181,63 +180,76 @@ func (k *bareTalk) refusal(why string) error {
 	return errors.New("cannot read /proc there")
 }
 
-// judge makes a result of how the command ended.
-func (k *bareTalk) judge(known bool, code, signal int, lost error) BareResult {
+// runBare is what every transport does for a command without a wrapper; run is its
+// own part, which returns when the command has ended, or ctx has.
+func runBare(order []byte, b BareTask, run func(k *bareTalk, script []byte) BareResult) BareResult {
+	script, mark, o, err := assembleBare(order)
+	if err != nil {
+		return notRun(err)
+	}
+	return run(&bareTalk{b: b, mark: mark, o: o}, script)
+}
+
+func notRun(err error) BareResult { return BareResult{Certainty: CertainlyNot, Err: err} }
+
+// ended is the result of a command that ended with a code or by a signal.
+func (k *bareTalk) ended(code, signal int) BareResult {
 	switch {
 	case k.err != nil && !k.begun:
-		return BareResult{Certainty: CertainlyNot, Err: k.err}
-	case !k.begun && known:
-		return BareResult{Certainty: CertainlyNot, Err: fmt.Errorf("cannot start: the shell there ended with code %d before it said who it is", code)}
-	case !known:
-		return BareResult{Certainty: Unsure, Err: fmt.Errorf("its result is lost: %w", lost)}
+		return notRun(k.err)
+	case !k.begun:
+		return notRun(fmt.Errorf("cannot start: the shell there ended with code %d before it said who it is", code))
 	case signal != 0:
 		return BareResult{Certainty: Started, Signal: signal}
 	}
 	return BareResult{Certainty: Started, Code: &code}
 }
 
+// lost is the result of a command that nobody knows the end of; cut: nor the end of
+// its output.
+func (k *bareTalk) lost(why error, cut bool) BareResult {
+	if k.err != nil && !k.begun {
+		return notRun(k.err)
+	}
+	return BareResult{Certainty: Unsure, Err: fmt.Errorf("its result is lost: %w", why), Cut: cut}
+}
+
 // Run runs a command without a wrapper. Its output goes into a file that has no name:
 // unlike a pipe it neither breaks nor fills when this process goes.
 func (l *local) Run(ctx context.Context, m Machine, order []byte, b BareTask) BareResult {
-	not := func(err error) BareResult { return BareResult{Certainty: CertainlyNot, Err: err} }
-	if !l.enter() {
-		return not(ErrClosed)
+	if !l.calls.enter() {
+		return notRun(ErrClosed)
 	}
-	defer l.calls.Done()
-	script, mark, o, err := assembleBare(order)
-	if err != nil {
-		return not(err)
-	}
-	out, err := namelessFile(m.Spool)
-	if err != nil {
-		return not(fmt.Errorf("cannot keep its output: %w", err))
-	}
-	defer out.Close()
-	theirs, in, err := os.Pipe()
-	if err != nil {
-		return not(err)
-	}
-	defer in.Close()
-	c, err := l.nursery.spawn(viaSudo(m, "/bin/sh", "-s"), environment(), [3]*os.File{theirs, out, out})
-	theirs.Close()
-	if err != nil {
-		return not(fmt.Errorf("cannot run sh: %w", err))
-	}
-	k := &bareTalk{b: b, mark: mark, o: o, open: func() error { _, err := io.WriteString(in, mark+"\n"); return err }}
-	if _, err := in.Write(script); err != nil {
-		k.err = err
-	}
-	k.follow(ctx, c, out, in)
-	if ctx.Err() != nil && !isDone(c) {
-		return k.judge(false, 0, 0, context.Cause(ctx))
-	}
-	if !c.reaped {
-		return k.judge(false, 0, 0, errors.New(c.ending().String()))
-	}
-	if c.status.Signaled() {
-		return k.judge(true, 0, int(c.status.Signal()), nil)
-	}
-	return k.judge(true, c.status.ExitStatus(), 0, nil)
+	defer l.calls.leave()
+	return runBare(order, b, func(k *bareTalk, script []byte) BareResult {
+		out, err := namelessFile(m.Spool)
+		if err != nil {
+			return notRun(fmt.Errorf("cannot keep its output: %w", err))
+		}
+		defer out.Close()
+		theirs, in, err := os.Pipe()
+		if err != nil {
+			return notRun(err)
+		}
+		defer in.Close()
+		c, err := l.nursery.spawn(viaSudo(m, "/bin/sh", "-s"), environment(), [3]*os.File{theirs, out, out})
+		theirs.Close()
+		if err != nil {
+			return notRun(fmt.Errorf("cannot run sh: %w", err))
+		}
+		k.in = in
+		_, k.err = in.Write(script)
+		k.follow(ctx, c, out)
+		switch {
+		case ctx.Err() != nil && !isDone(c):
+			return k.lost(context.Cause(ctx), true)
+		case !c.reaped:
+			return k.lost(errors.New(c.ending().String()), false)
+		case c.status.Signaled():
+			return k.ended(0, int(c.status.Signal()))
+		}
+		return k.ended(c.status.ExitStatus(), 0)
+	})
 }
 
 func isDone(c *child) bool {
@@ -254,12 +266,12 @@ const barePoll = 50 * time.Millisecond
 
 // follow hands on what the file gets until the command has ended and all of it was
 // read, or ctx ends.
-func (k *bareTalk) follow(ctx context.Context, c *child, out, in *os.File) {
+func (k *bareTalk) follow(ctx context.Context, c *child, out *os.File) {
 	buf, at := make([]byte, 64<<10), int64(0)
 	tick := time.NewTicker(barePoll)
 	defer tick.Stop()
 	for {
-		ended := isDone(c) // before the last look
+		last := isDone(c) || ctx.Err() != nil // before the last look
 		for {
 			n, _ := out.ReadAt(buf, at)
 			if n == 0 {
@@ -269,16 +281,15 @@ func (k *bareTalk) follow(ctx context.Context, c *child, out, in *os.File) {
 			k.said(buf[:n])
 		}
 		if k.err != nil || k.begun {
-			in.Close() // a shell that waits ends without having run anything
+			k.in.Close() // a shell that waits ends without having run anything
 		}
-		if ended {
+		if last {
 			return
 		}
 		select {
 		case <-c.done:
 		case <-tick.C:
 		case <-ctx.Done():
-			return
 		}
 	}
 }
@@ -306,28 +317,51 @@ var _ Bare = (*secureShell)(nil)
 
 // Run runs a command without a wrapper over a session of its own.
 func (s *secureShell) Run(ctx context.Context, m Machine, order []byte, b BareTask) BareResult {
-	not := func(err error) BareResult { return BareResult{Certainty: CertainlyNot, Err: err} }
-	if !s.enter() {
-		return not(ErrClosed)
+	if !s.calls.enter() {
+		return notRun(ErrClosed)
 	}
-	defer s.calls.Done()
-	script, mark, o, err := assembleBare(order)
-	if err != nil {
-		return not(err)
-	}
-	session, err := s.client.Start(ctx, m.SSH, s.line(m, "sh", "-s"))
-	if err != nil {
-		return not(noWay(m, err)) // the shell may be there: it ends without its script
-	}
-	stop := context.AfterFunc(ctx, func() { session.Close() })
-	defer stop()
-	defer session.Close()
+	defer s.calls.leave()
+	return runBare(order, b, func(k *bareTalk, script []byte) BareResult {
+		session, err := s.client.Start(ctx, m.SSH, s.line(m, "sh", "-s"))
+		if err != nil {
+			return notRun(noWay(m, err)) // the shell may be there: it ends without its script
+		}
+		stop := context.AfterFunc(ctx, func() { session.Close() })
+		defer stop()
+		defer session.Close()
+		k.in = session.Stdin
+		wg := k.listen(session, script)
+		var exit sshx.Exit
+		told := make(chan struct{})
+		// Where the command goes on, this ends with the connection: the far side keeps a
+		// session until its command has ended.
+		go func() {
+			exit, err = session.Wait()
+			close(told)
+		}()
+		select {
+		case <-told:
+			wg.Wait()
+		case <-ctx.Done():
+			return k.lost(context.Cause(ctx), true)
+		}
+		switch {
+		case err != nil:
+			return k.lost(err, true)
+		case exit.Signal != "":
+			return k.ended(0, int(unix.SignalNum("SIG"+exit.Signal)))
+		case exit.Code < 0:
+			return k.lost(errors.New("the machine does not tell its exit code"), false)
+		}
+		return k.ended(exit.Code, 0)
+	})
+}
+
+// listen hands the script over and hands on what the session says, until that ends:
+// standard output here, standard error in a goroutine.
+func (k *bareTalk) listen(session *sshx.Session, script []byte) *sync.WaitGroup {
 	var mu sync.Mutex // both streams go to one task
-	k := &bareTalk{b: b, mark: mark, o: o, open: func() error {
-		_, err := io.WriteString(session.Stdin, mark+"\n")
-		return err
-	}}
-	var wg sync.WaitGroup
+	wg := &sync.WaitGroup{}
 	wg.Go(func() {
 		if _, err := session.Stdin.Write(script); err != nil {
 			session.Close()
@@ -338,7 +372,7 @@ func (s *secureShell) Run(ctx context.Context, m Machine, order []byte, b BareTa
 			mu.Lock()
 			defer mu.Unlock()
 			if k.begun {
-				b.Output(wire.Stderr, data)
+				k.b.Output(wire.Stderr, data)
 			}
 		})
 	})
@@ -347,32 +381,10 @@ func (s *secureShell) Run(ctx context.Context, m Machine, order []byte, b BareTa
 		defer mu.Unlock()
 		k.said(data)
 		if k.err != nil {
-			session.Stdin.Close()
+			k.in.Close()
 		}
 	})
-	var exit sshx.Exit
-	told := make(chan struct{})
-	// Where the command goes on, this ends with the connection: the far side keeps a
-	// session until its command has ended.
-	go func() {
-		exit, err = session.Wait()
-		close(told)
-	}()
-	select {
-	case <-told:
-		wg.Wait()
-	case <-ctx.Done():
-		return k.judge(false, 0, 0, context.Cause(ctx))
-	}
-	switch {
-	case err != nil:
-		return k.judge(false, 0, 0, err)
-	case exit.Signal != "":
-		return k.judge(true, 0, int(unix.SignalNum("SIG"+exit.Signal)), nil)
-	case exit.Code < 0:
-		return k.judge(false, 0, 0, errors.New("the machine does not tell its exit code"))
-	}
-	return k.judge(true, exit.Code, 0, nil)
+	return wg
 }
 
 func copyTo(r io.Reader, take func([]byte)) {

@@ -74,7 +74,7 @@ func conformBare(t *testing.T, g rig, tr Transport) {
 		<-k.begun
 		eventually(t, "the command", func() bool { p, ok := lookAt(k.id.PID); return ok && p.comm == "sleep" })
 		cancel()
-		if res := <-ended; res.Certainty != Unsure {
+		if res := <-ended; res.Certainty != Unsure || !res.Cut {
 			t.Errorf("%+v", res)
 		}
 		if p, ok := lookAt(k.id.PID); !ok || !p.alive() {

@@ -23,10 +23,10 @@ const fetchWord = "SPF"
 // Fetch reads a piece of a file on the machine, by a script that finds, says how
 // much comes, and sends it.
 func (s *secureShell) Fetch(ctx context.Context, m Machine, name string, offset, max int64) ([]byte, error) {
-	if !s.enter() {
+	if !s.calls.enter() {
 		return nil, ErrClosed
 	}
-	defer s.calls.Done()
+	defer s.calls.leave()
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("cannot fetch %s: %w", name, err)
 	}

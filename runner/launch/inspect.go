@@ -85,10 +85,10 @@ func (s *secureShell) Build() (string, error) {
 
 // Upgrade puts the binary on a machine that has an older one.
 func (s *secureShell) Upgrade(ctx context.Context, m Machine) (done bool, err error) {
-	if !s.enter() {
+	if !s.calls.enter() {
 		return false, ErrClosed
 	}
-	defer s.calls.Done()
+	defer s.calls.leave()
 	if m.NoPush || m.WrapperPath != "" {
 		return false, nil
 	}
@@ -112,10 +112,10 @@ func (l *local) Deploy(context.Context, Machine, bool) Deployment {
 
 // Deploy puts the binary on a machine.
 func (s *secureShell) Deploy(ctx context.Context, m Machine, dry bool) Deployment {
-	if !s.enter() {
+	if !s.calls.enter() {
 		return Deployment{Err: ErrClosed}
 	}
-	defer s.calls.Done()
+	defer s.calls.leave()
 	if m.WrapperPath != "" {
 		return Deployment{Path: m.WrapperPath, Was: true}
 	}
@@ -156,11 +156,11 @@ func (a *arrival) over() bool {
 
 // Inspect tries a machine: login, places, clock, wrapper, and its way back to us.
 func (s *secureShell) Inspect(ctx context.Context, m Machine, o InspectOptions) (i Inspection) {
-	if !s.enter() {
+	if !s.calls.enter() {
 		i.problem("%v", ErrClosed)
 		return i
 	}
-	defer s.calls.Done()
+	defer s.calls.leave()
 	if !s.endpoint(ctx, m, o.AcceptNew, &i) {
 		return i
 	}

@@ -30,10 +30,7 @@ type local struct {
 	nursery *nursery
 	spares  spares
 	probes  probes
-
-	mu     sync.Mutex
-	closed bool
-	calls  sync.WaitGroup // added to under mu, so that Close cannot miss one
+	calls   calls
 }
 
 // NewLocal returns the transport to this machine.
@@ -50,21 +47,9 @@ func NewLocal(o LocalOptions) Transport {
 	return l
 }
 
-// enter counts a call that Close has to wait for.
-func (l *local) enter() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.closed {
-		l.calls.Add(1)
-	}
-	return !l.closed
-}
-
 func (l *local) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	l.calls.Wait()
+	l.calls.shut()
+	l.calls.wg.Wait()
 	l.spares.close()
 	l.nursery.close()
 	return nil
@@ -72,10 +57,10 @@ func (l *local) Close() error {
 
 // Start runs `EXECUTABLE wrap --foreground`.
 func (l *local) Start(ctx context.Context, m Machine, order []byte) StartResult {
-	if !l.enter() {
+	if !l.calls.enter() {
 		return certainlyNot(ErrClosed)
 	}
-	defer l.calls.Done()
+	defer l.calls.leave()
 	if err := ctx.Err(); err != nil {
 		return certainlyNot(fmt.Errorf("cannot start the wrapper: %w", err))
 	}
@@ -261,39 +246,31 @@ func (t *tail) String() string {
 
 // Script runs kill.sh under /bin/sh.
 func (l *local) Script(ctx context.Context, m Machine, r ScriptRequest) (ScriptResult, error) {
-	if !l.enter() {
+	if !l.calls.enter() {
 		return ScriptResult{}, ErrClosed
 	}
-	defer l.calls.Done()
-	script, mark, err := assemble(r)
-	if err != nil {
-		return ScriptResult{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience(r))
-	defer cancel()
-	if err := ctx.Err(); err != nil {
-		return ScriptResult{}, fmt.Errorf("cannot ask %s: %w", m.Name, err)
-	}
-	p, err := newPipes()
-	if err != nil {
-		return ScriptResult{}, fmt.Errorf("cannot ask %s: %w", m.Name, err)
-	}
-	defer p.close()
-	c, err := l.nursery.spawn(viaSudo(m, "/bin/sh", "-s"), environment(), p.theirs)
-	if err != nil {
-		return ScriptResult{}, fmt.Errorf("cannot run sh on %s: %w", m.Name, err)
-	}
-	p.closeTheirs()
-	text, err := converse(ctx, c, p, script, mark, r.Heard)
-	if err != nil {
-		return ScriptResult{}, fmt.Errorf("no answer from %s: %w", m.Name, err)
-	}
-	return parseAnswer(text, mark, r)
+	defer l.calls.leave()
+	return runScript(ctx, m, r, func(ctx context.Context, script []byte, read func(io.Reader) error) error {
+		p, err := newPipes()
+		if err != nil {
+			return fmt.Errorf("cannot ask %s: %w", m.Name, err)
+		}
+		defer p.close()
+		c, err := l.nursery.spawn(viaSudo(m, "/bin/sh", "-s"), environment(), p.theirs)
+		if err != nil {
+			return fmt.Errorf("cannot run sh on %s: %w", m.Name, err)
+		}
+		p.closeTheirs()
+		if err := converse(ctx, c, p, script, read); err != nil {
+			return fmt.Errorf("no answer from %s: %w", m.Name, err)
+		}
+		return nil
+	})
 }
 
-// converse sends the script and returns its marked line. The shell is let go of
+// converse sends the script and reads its answer. The shell is let go of
 // then, or when ctx ends: it ignores HUP and PIPE and carries its work to the end.
-func converse(ctx context.Context, c *child, p *pipes, script []byte, mark string, heard func()) (string, error) {
+func converse(ctx context.Context, c *child, p *pipes, script []byte, read func(io.Reader) error) error {
 	stop := context.AfterFunc(ctx, func() { p.expire(time.Unix(1, 0)) })
 	defer stop()
 	var wg sync.WaitGroup
@@ -303,7 +280,7 @@ func converse(ctx context.Context, c *child, p *pipes, script []byte, mark strin
 		p.in.Close()
 	})
 	wg.Go(func() { io.Copy(&complaint, p.err) })
-	text, err := readAnswer(p.out, mark, heard)
+	err := read(p.out)
 	if err != nil && ctx.Err() == nil {
 		select { // why it said nothing is known a moment later
 		case <-c.done:
@@ -315,7 +292,7 @@ func converse(ctx context.Context, c *child, p *pipes, script []byte, mark strin
 	p.expire(time.Now().Add(linger))
 	wg.Wait()
 	if err == nil {
-		return text, nil
+		return nil
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -323,7 +300,7 @@ func converse(ctx context.Context, c *child, p *pipes, script []byte, mark strin
 	if s := complaint.String(); s != "" {
 		err = fmt.Errorf("%w: %s", err, s)
 	}
-	return "", err
+	return err
 }
 
 // maxFetch bounds one piece of a file in memory.
@@ -331,10 +308,10 @@ const maxFetch = 16 << 20
 
 // Fetch reads a piece of a file on this machine.
 func (l *local) Fetch(ctx context.Context, m Machine, path string, offset, max int64) ([]byte, error) {
-	if !l.enter() {
+	if !l.calls.enter() {
 		return nil, ErrClosed
 	}
-	defer l.calls.Done()
+	defer l.calls.leave()
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("cannot fetch %s: %w", path, err)
 	}

@@ -74,15 +74,11 @@ func (s *secureShell) binary(ctx context.Context, m Machine) (*arrival, error) {
 func (s *secureShell) fetchOrPut(key string, m Machine) *arrival {
 	a := &arrival{done: make(chan struct{}), spoken: make(chan struct{})}
 	s.mu.Lock()
-	if other := s.arrivals[key]; other != nil || s.closed {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if other := s.arrivals[key]; other != nil {
 		return other
 	}
-	s.arrivals[key] = a
-	s.calls.Add(1)
-	s.mu.Unlock()
-	go func() {
-		defer s.calls.Done()
+	begun := s.spawn(func() {
 		ctx, cancel := context.WithTimeout(s.life, pushWithin)
 		defer cancel()
 		a.err = s.arrive(ctx, m, a)
@@ -90,7 +86,11 @@ func (s *secureShell) fetchOrPut(key string, m Machine) *arrival {
 			s.forget(key, a)
 		}
 		close(a.done)
-	}()
+	})
+	if !begun {
+		return nil
+	}
+	s.arrivals[key] = a
 	return a
 }
 

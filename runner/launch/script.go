@@ -1,10 +1,12 @@
 package launch
 
 import (
+	"context"
 	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -33,6 +35,29 @@ func patience(r ScriptRequest) time.Duration {
 		return slack
 	}
 	return grace(r) + hard(r) + slack
+}
+
+// runScript asks kill.sh; shell is the transport's own part: it runs a script under
+// `sh -s` and has its output read. Its errors are complete.
+func runScript(ctx context.Context, m Machine, r ScriptRequest, shell func(ctx context.Context, script []byte, read func(io.Reader) error) error) (ScriptResult, error) {
+	script, mark, err := assemble(r)
+	if err != nil {
+		return ScriptResult{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience(r))
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return ScriptResult{}, fmt.Errorf("cannot ask %s: %w", m.Name, err)
+	}
+	var text string
+	err = shell(ctx, script, func(out io.Reader) (err error) {
+		text, err = readAnswer(out, mark, r.Heard)
+		return err
+	})
+	if err != nil {
+		return ScriptResult{}, err
+	}
+	return parseAnswer(text, mark, r)
 }
 
 func grace(r ScriptRequest) time.Duration { return max(r.Grace, 0) }

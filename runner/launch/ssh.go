@@ -42,9 +42,8 @@ type secureShell struct {
 	stop   context.CancelFunc
 	pushes chan struct{} // so many binaries travel at once
 
+	calls    calls
 	mu       sync.Mutex
-	closed   bool
-	calls    sync.WaitGroup // added to under mu, so that Close cannot miss one
 	arrivals map[string]*arrival
 	kinds    map[string]*kind
 }
@@ -80,43 +79,31 @@ func newSSH(o SSHOptions) *secureShell {
 	return s
 }
 
-// enter counts a call that Close has to wait for.
-func (s *secureShell) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.calls.Add(1)
-	}
-	return !s.closed
-}
-
 // spawn runs f in a goroutine that Close waits for; false after Close.
 func (s *secureShell) spawn(f func()) bool {
-	if !s.enter() {
+	if !s.calls.enter() {
 		return false
 	}
 	go func() {
-		defer s.calls.Done()
+		defer s.calls.leave()
 		f()
 	}()
 	return true
 }
 
 func (s *secureShell) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
+	s.calls.shut()
 	s.stop()
-	s.calls.Wait()
+	s.calls.wg.Wait()
 	return nil
 }
 
 // Start runs the wrapper, which is put on the machine first if it is not there.
 func (s *secureShell) Start(ctx context.Context, m Machine, order []byte) StartResult {
-	if !s.enter() {
+	if !s.calls.enter() {
 		return certainlyNot(ErrClosed)
 	}
-	defer s.calls.Done()
+	defer s.calls.leave()
 	if err := ctx.Err(); err != nil {
 		return certainlyNot(fmt.Errorf("cannot start the wrapper: %w", err))
 	}
@@ -172,28 +159,13 @@ func (s *secureShell) line(m Machine, argv ...string) string {
 
 // Script runs kill.sh.
 func (s *secureShell) Script(ctx context.Context, m Machine, r ScriptRequest) (ScriptResult, error) {
-	if !s.enter() {
+	if !s.calls.enter() {
 		return ScriptResult{}, ErrClosed
 	}
-	defer s.calls.Done()
-	script, mark, err := assemble(r)
-	if err != nil {
-		return ScriptResult{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience(r))
-	defer cancel()
-	if err := ctx.Err(); err != nil {
-		return ScriptResult{}, fmt.Errorf("cannot ask %s: %w", m.Name, err)
-	}
-	var text string
-	err = s.shell(ctx, m, script, func(out io.Reader) (err error) {
-		text, err = readAnswer(out, mark, r.Heard)
-		return err
+	defer s.calls.leave()
+	return runScript(ctx, m, r, func(ctx context.Context, script []byte, read func(io.Reader) error) error {
+		return s.shell(ctx, m, script, read)
 	})
-	if err != nil {
-		return ScriptResult{}, err
-	}
-	return parseAnswer(text, mark, r)
 }
 
 // shell runs a script under `sh -s` and reads its answer. The errors are complete.
