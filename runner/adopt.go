@@ -15,7 +15,8 @@ import (
 // recorded transport.
 //
 // Nothing is asked of the machines at once: wrappers come back by themselves, and
-// know more than any other road tells. Those that do not are asked for.
+// know more than any other road tells. Those that do not are asked for; tasks without
+// a wrapper at once.
 func (ts *tasks) adopt(_ context.Context, unfinished []ledger.Task, spec func(ledger.Task) (taskSpec, error)) {
 	ts.mu.Lock()
 	ts.specOf = spec
@@ -43,15 +44,20 @@ func (t *task) adopted(now time.Time) {
 	if t.rec.State == ledger.Queued {
 		return
 	}
+	comeback := now.Add(t.ts.pace.comeback)
+	if t.bare() {
+		comeback = now // nobody does
+		t.ts.spawn(t.bareAdopted)
+	}
 	if t.session == nil {
 		t.quiet = now
-		t.checkAt = now.Add(t.ts.pace.comeback)
+		t.checkAt = comeback
 		t.checkWait = t.ts.pace.recheck
 	}
 	if rk := t.rec.Kill; rk.Standing() && (t.kill == nil || t.kill.settled) {
 		k := &killing{
 			id: rk.ID, by: rk.By, from: rk.From, cause: rk.Cause, asked: rk.Asked, signal: rk.Signal, grace: rk.Grace,
-			wait: t.ts.pace.retry, poke: make(chan struct{}, 1), notBefore: now.Add(t.ts.pace.comeback),
+			wait: t.ts.pace.retry, poke: make(chan struct{}, 1), notBefore: comeback,
 			why: "the server was started again: it is carried on",
 		}
 		t.kill = k

@@ -3,6 +3,8 @@ package runner
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"saltpeter/runner/launch"
@@ -15,7 +17,10 @@ import (
 // Nobody watches on the machine: kill and timeout go the other road, and a result that
 // was told to nobody (the server was down, the link was cut) is not known.
 
-const reasonUnwatched = "ended, exit code unknown (it runs without a wrapper, and nobody was there for its result)"
+const (
+	reasonUnwatched = "ended, exit code unknown (it runs without a wrapper, and nobody was there for its result)"
+	reasonUnheard   = "ended, exit code and last output unknown (it runs without a wrapper, and nobody was there for them)"
+)
 
 // runBare runs the task's command until its end. It is called in a goroutine of its
 // own, which the life of the tasks half bounds.
@@ -86,9 +91,12 @@ func (t *task) bareEnded(res launch.BareResult) {
 	}
 	switch {
 	case t.ts.life.Err() != nil && res.Certainty == launch.Unsure:
-		return // it goes on; the next server asks for it
+		t.outputLost("the server was stopped") // it goes on; the next server asks for it
 	case res.Certainty == launch.Unsure:
-		t.log().Warn("it runs without a wrapper, and its connection is gone: the machine is asked for it", "err", res.Err)
+		t.log().Warn("it runs without a wrapper, and its result is not known: the machine is asked for it", "err", res.Err)
+		if res.Cut {
+			t.outputLost(res.Err.Error())
+		}
 		t.askLater(now)
 	case over(rec.State):
 		if res.Certainty == launch.Started {
@@ -107,6 +115,37 @@ func (t *task) bareEnded(res launch.BareResult) {
 	default:
 		t.endBare(t.bareVerdict(res, now, k), k)
 	}
+}
+
+// lostOutput begins the note that stands in the output where nobody received what
+// came next.
+const lostOutput = "[what it printed from here on was not received: "
+
+// outputLost says in the output why the rest of it is missing; once, since nothing
+// comes after what is lost. serial is held.
+func (t *task) outputLost(why string) {
+	if rec := t.record(); unheard(&rec) || rec.Started.IsZero() || over(rec.State) {
+		return
+	}
+	if err := t.saveOutput(); err != nil { // the note is of what is stored
+		t.log().Error("cannot keep the output", "err", err)
+	}
+	t.note("\n" + lostOutput + why + "]\n")
+}
+
+// unheard reports whether the output of a task says that its end is missing.
+func unheard(rec *ledger.Task) bool {
+	return slices.ContainsFunc(rec.Notes, func(n ledger.Note) bool { return strings.Contains(n.Text, lostOutput) })
+}
+
+// bareAdopted takes over a task of an earlier server: its connection is gone, and
+// with it what it has printed since. Nobody comes back by himself, so the machine is
+// asked at once.
+func (t *task) bareAdopted() {
+	t.lock()
+	t.outputLost("the server was restarted")
+	t.unlock()
+	t.askLater(time.Now())
 }
 
 func (t *task) bareVerdict(res launch.BareResult, at time.Time, k *killing) ledger.Ended {
@@ -156,8 +195,12 @@ func (t *task) launchBare(order []byte) {
 
 // lostReason is why the exit code of a task that vanished is not known.
 func (t *task) lostReason() string {
-	if t.plan().NoWrapper {
-		return reasonUnwatched
+	rec := t.record()
+	switch {
+	case !t.plan().NoWrapper:
+		return reasonLost
+	case unheard(&rec):
+		return reasonUnheard
 	}
-	return reasonLost
+	return reasonUnwatched
 }

@@ -1,12 +1,16 @@
 package runner
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"saltpeter/runner/launch"
 	"saltpeter/runner/ledger"
 	"saltpeter/wsx/wire"
 )
@@ -72,9 +76,9 @@ func TestKillWithoutWrapper(t *testing.T) {
 	}
 }
 
-// The server enforces the timeout.
+// The server enforces the timeout, and gives nobody else time to do so.
 func TestTimeoutWithoutWrapper(t *testing.T) {
-	r := newRig(t, local)
+	r := newRig(t, local, func(r *rig) { r.pace.margin = time.Hour })
 	s := r.bare("sleep 300")
 	s.Order.Timeout = 1
 	r.launch(s)
@@ -82,12 +86,15 @@ func TestTimeoutWithoutWrapper(t *testing.T) {
 	if exitCode(end) != 124 || r.notes(s.Task.TaskID) != wire.TimeoutLine(1) {
 		t.Errorf("end %+v notes %q", end.End, r.notes(s.Task.TaskID))
 	}
+	if log := r.logs.String(); strings.Contains(log, "its wrapper") || !strings.Contains(log, "the timeout has passed, and it runs without a wrapper") {
+		t.Error("the log speaks of its wrapper")
+	}
 }
 
 // A restart of the server loses the result and nothing else: the job goes on, is seen
 // and can be killed, and its end is not made up.
 func TestRestartWithoutWrapper(t *testing.T) {
-	r := newRig(t, local, func(r *rig) { r.pace.comeback = 100 * time.Millisecond })
+	r := newRig(t, local, func(r *rig) { r.pace.comeback = time.Hour }) // nobody comes back who could be waited for
 	ends, killed := r.bare("echo on; while [ -e "+r.dir+"/go ]; do sleep 0.05; echo on; done; exit 5"), r.bare("sleep 300 & sleep 301")
 	if err := touch(r.dir + "/go"); err != nil {
 		t.Fatal(err)
@@ -99,15 +106,10 @@ func TestRestartWithoutWrapper(t *testing.T) {
 	pid := r.task(ends.Task.TaskID).Identity.PID
 	r.stop()
 	r.start()
-	r.await("it is asked for", func() bool {
-		task := r.tasks.find(ends.Task.TaskID)
-		if task == nil {
-			return false
-		}
-		task.mu.Lock()
-		defer task.mu.Unlock()
-		return task.orphan
-	})
+	r.await("it is asked for", func() bool { return r.orphaned(ends.Task.TaskID) })
+	if got, want := r.notes(ends.Task.TaskID), "\n"+lostOutput+"the server was stopped]\n"; got != want {
+		t.Errorf("notes %q, want %q", got, want)
+	}
 	if !alive(pid) || r.task(ends.Task.TaskID).State != ledger.Running {
 		t.Errorf("the restart ended it: %+v", r.task(ends.Task.TaskID))
 	}
@@ -115,11 +117,142 @@ func TestRestartWithoutWrapper(t *testing.T) {
 	if left := carrying(killed.Task.Run); len(left) > 0 || rc.Outcome != wire.OutcomeGone || *rc.ExitCode != 143 {
 		t.Errorf("receipt %+v, left %v", rc, left)
 	}
+	if got := r.notes(killed.Task.TaskID); strings.Count(got, lostOutput) != 1 || !strings.HasSuffix(got, wire.KilledLine) {
+		t.Errorf("notes %q", got)
+	}
 	if err := syscall.Unlink(r.dir + "/go"); err != nil {
 		t.Fatal(err)
 	}
-	if end := r.awaitState(ends.Task.TaskID, ledger.Unknown); exitCode(end) != 253 || end.Reason != reasonUnwatched {
+	if end := r.awaitState(ends.Task.TaskID, ledger.Unknown); exitCode(end) != 253 || end.Reason != reasonUnheard {
 		t.Errorf("end %+v", end)
+	}
+}
+
+// orphaned reports whether the machine was asked for a task and told that nobody
+// watches it.
+func (r *rig) orphaned(id ledger.TaskID) bool {
+	task := r.tasks.find(id)
+	if task == nil {
+		return false
+	}
+	task.mu.Lock()
+	defer task.mu.Unlock()
+	return task.orphan
+}
+
+// runningBare records a task without a wrapper that a server began a while ago, and
+// that it left without a word: it died.
+func (r *rig) runningBare(ago time.Duration, timeout wire.Seconds) ledger.TaskID {
+	r.t.Helper()
+	s := r.spec("fake", "true")
+	s.NoWrapper, s.Order.Timeout = true, timeout
+	id, at := s.Task.TaskID, time.Now().Add(-ago)
+	who := identityOf(wire.Order{Task: "c00kie" + s.Task.Run})
+	who.WrapperPID, who.WrapperStartTicks = 0, 0
+	r.begin(s)
+	if _, err := r.book.Apply(r.t.Context(), ledger.Launched{Task: id, At: at, Transport: "fake", Cookie: who.Task},
+		ledger.Identified{Task: id, Identity: *who}, ledger.Started{Task: id, At: at, PID: 4711}); err != nil {
+		r.t.Fatal(err)
+	}
+	return id
+}
+
+// The output of a task whose server died says where its rest is missing, once.
+func TestLostOutputIsSaidOnce(t *testing.T) {
+	r, f := newFakeRig(t)
+	f.answer(func(launch.ScriptRequest) (launch.ScriptResult, error) {
+		return launch.ScriptResult{Outcome: wire.OutcomeAlive, MainAlive: true}, nil
+	})
+	id := r.runningBare(time.Minute, 0)
+	for range 2 {
+		r.stop()
+		r.start()
+		r.await("it is asked for", func() bool { return r.orphaned(id) })
+		if got, want := r.notes(id), "\n"+lostOutput+"the server was restarted]\n"; got != want {
+			t.Errorf("notes %q, want %q", got, want)
+		}
+	}
+	f.answer(func(launch.ScriptRequest) (launch.ScriptResult, error) {
+		return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan}, nil
+	})
+	if end := r.awaitState(id, ledger.Unknown); end.Reason != reasonUnheard {
+		t.Errorf("reason %q", end.Reason)
+	}
+}
+
+// cutRoad is a transport that runs commands without a wrapper, and loses them.
+type cutRoad struct {
+	*fakeRoad
+	cut bool
+}
+
+func (c cutRoad) Run(_ context.Context, _ launch.Machine, order []byte, b launch.BareTask) launch.BareResult {
+	o, err := wire.DecodeOrder(order)
+	if err != nil || !b.Started(*identityOf(*o)) {
+		return launch.BareResult{Certainty: launch.CertainlyNot, Err: err}
+	}
+	b.Output(wire.Stdout, []byte("heard\n"))
+	return launch.BareResult{Certainty: launch.Unsure, Err: errors.New("its result is lost: the link broke"), Cut: c.cut}
+}
+
+// Where the link breaks, the output says so, and why. Where only the result is not
+// told, nothing of the output is missing.
+func TestLostLinkWithoutWrapper(t *testing.T) {
+	for cut, want := range map[bool]string{true: "\n" + lostOutput + "its result is lost: the link broke]\n", false: ""} {
+		t.Run(fmt.Sprint("cut ", cut), func(t *testing.T) {
+			r, f := newFakeRig(t)
+			f.answer(func(launch.ScriptRequest) (launch.ScriptResult, error) {
+				return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan}, nil
+			})
+			r.roads["fake"] = cutRoad{f, cut}
+			s := r.spec("fake", "true")
+			s.NoWrapper = true
+			r.launch(s)
+			end := r.awaitState(s.Task.TaskID, ledger.Unknown)
+			if got := r.notes(end.TaskID); got != want || r.output(end.TaskID) != "heard\n" {
+				t.Errorf("output %q notes %q, want %q", r.output(end.TaskID), got, want)
+			}
+			if (end.Reason == reasonUnheard) != cut {
+				t.Errorf("reason %q", end.Reason)
+			}
+		})
+	}
+}
+
+// After an outage of the server the timeout counts from the start, whatever a wrapper
+// would be given to come back; and what had ended by itself is no timeout.
+func TestTimeoutAfterRestartWithoutWrapper(t *testing.T) {
+	r, f := newFakeRig(t, func(r *rig) {
+		r.pace.comeback, r.pace.silence, r.pace.margin = time.Hour, time.Hour, time.Hour
+	})
+	late, gone, early := r.runningBare(time.Minute, 59), r.runningBare(time.Minute, 59), r.runningBare(time.Minute, 3600)
+	f.answer(func(q launch.ScriptRequest) (launch.ScriptResult, error) {
+		switch {
+		case q.Run == gone.Run, q.Run == early.Run && q.Op == launch.OpKill:
+			return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan}, nil
+		case q.Op == launch.OpKill:
+			return launch.ScriptResult{Outcome: wire.OutcomeGone, Proof: wire.ProofScan, Phase: wire.PhaseTerm, Before: 1, Acted: 1}, nil
+		}
+		return launch.ScriptResult{Outcome: wire.OutcomeAlive, MainAlive: true}, nil
+	})
+	r.stop()
+	r.start()
+	if end := r.awaitState(late, ledger.TimedOut); exitCode(end) != 124 || !strings.HasSuffix(r.notes(late), wire.TimeoutLine(59)) {
+		t.Errorf("end %+v, notes %q", end.End, r.notes(late))
+	}
+	if end := r.awaitState(gone, ledger.Unknown); end.Kill != nil || strings.Contains(end.Reason, "wrapper lost") {
+		t.Errorf("end %+v", end)
+	}
+	r.await("the third is asked for", func() bool { return r.orphaned(early) })
+	if rec := r.task(early); rec.State != ledger.Running {
+		t.Errorf("it is %s", rec.State)
+	}
+	r.kill(Selector{Run: early.Run}, KillOptions{}) // of which nothing is left by now
+	if end := r.awaitState(early, ledger.Unknown); end.Reason != reasonUnheard {
+		t.Errorf("reason %q", end.Reason)
+	}
+	if strings.Contains(r.logs.String(), "its wrapper") {
+		t.Error("the log speaks of a wrapper")
 	}
 }
 

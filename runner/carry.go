@@ -421,7 +421,7 @@ func (t *task) scriptGone(k *killing, r Receipt, res launch.ScriptResult) {
 // is held.
 func (t *task) endedBefore(k *killing, r Receipt, res launch.ScriptResult) {
 	r.Outcome, r.Reason = wire.OutcomeNotRunning, "it had ended before the kill"
-	reason := reasonLost
+	reason := t.lostReason()
 	if res.Reason == launch.ReasonRebooted {
 		r.Outcome, r.Reason, reason = wire.OutcomeGone, "the machine was restarted", reasonRebooted
 	}

@@ -160,7 +160,11 @@ func (t *task) amend(e ledger.Ended) error {
 		return nil
 	}
 	if err == nil {
-		t.log().Info("its wrapper came back and told how it ended", "exit_code", e.ExitCode)
+		who := "its wrapper came back and"
+		if t.plan().NoWrapper {
+			who = "its connection"
+		}
+		t.log().Info(who+" told how it ended", "exit_code", e.ExitCode)
 	}
 	return err
 }

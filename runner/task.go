@@ -179,6 +179,9 @@ func (t *task) plan() taskSpec {
 	return t.spec
 }
 
+// bare reports whether the task runs without a wrapper. The lock is held.
+func (t *task) bare() bool { return t.hasSpec && t.spec.NoWrapper }
+
 // link is the newest connection, nil while there is none.
 func (t *task) link() *session {
 	t.mu.Lock()
@@ -233,7 +236,7 @@ func (t *task) status(now time.Time) TaskStatus {
 	}
 	s.Alive = t.alive
 	s.StartUnsure = t.startErr
-	s.Unwatched = live && t.hasSpec && t.spec.NoWrapper
+	s.Unwatched = live && t.bare()
 	s.Road = t.roadNow(s.Disconnected)
 	return s
 }

@@ -29,7 +29,11 @@ type due struct {
 func (t *task) tick(now time.Time) {
 	d := t.due(now)
 	if d.cut {
-		t.log().Warn("disconnected: no word from its wrapper", "for", t.ts.pace.silence)
+		if t.plan().NoWrapper {
+			t.log().Warn("disconnected: it runs without a wrapper, and its connection is gone")
+		} else {
+			t.log().Warn("disconnected: no word from its wrapper", "for", t.ts.pace.silence)
+		}
 		t.changed()
 	}
 	if d.ask {
@@ -78,8 +82,8 @@ func (t *task) due(now time.Time) due {
 	return d
 }
 
-// timedOut reports whether the wrapper should have ended the job by now. The lock
-// is held.
+// timedOut reports whether the wrapper should have ended the job by now, or the time of
+// a job without one is over. The lock is held.
 func (t *task) timedOut(now time.Time) bool {
 	if !t.hasSpec || t.rec.Started.IsZero() {
 		return false
@@ -88,12 +92,21 @@ func (t *task) timedOut(now time.Time) bool {
 	if o.Timeout <= 0 || o.PauseStopsTimeout && !t.timeKnown {
 		return false // how long it was paused is not known here: late is better than early
 	}
-	return now.Sub(t.rec.Started) > seconds(o.Timeout)+t.ts.pace.margin
+	limit := seconds(o.Timeout)
+	if !t.bare() {
+		limit += t.ts.pace.margin
+	}
+	return now.Sub(t.rec.Started) > limit
 }
 
-// enforceTimeout does over the other road what a wrapper that is gone cannot.
+// enforceTimeout does over the other road what a wrapper that is gone, or was never
+// there, cannot.
 func (t *task) enforceTimeout() {
-	t.log().Warn("the timeout has passed and its wrapper is silent: the server ends it")
+	if t.plan().NoWrapper {
+		t.log().Warn("the timeout has passed, and it runs without a wrapper: the server ends it")
+	} else {
+		t.log().Warn("the timeout has passed and its wrapper is silent: the server ends it")
+	}
 	w := &waiter{asked: time.Now(), receipt: make(chan Receipt, 1)}
 	t.askKill(Actor{Who: "server", From: "timeout"}, ledger.Kill{Cause: wire.CauseTimeout}, w)
 }
