@@ -240,6 +240,9 @@ func (t *task) isForeign() bool {
 	return t.rec.Transport == transportForeign
 }
 
+// foreignBegins is the first line of an output whose beginning is not here.
+const foreignBegins = "[what it printed before was received by another server]\n"
+
 // begins says where the numbers of a foreign task begin: what its other server had
 // acknowledged, its wrapper does not have any more.
 func (t *task) begins(m *wire.Message) {
@@ -253,18 +256,9 @@ func (t *task) begins(m *wire.Message) {
 	if first <= 0 || over(t.record().State) {
 		return
 	}
-	begun := false
-	_, err := t.store(func(o *ledger.Output) (err error) {
-		begun, err = o.BeginAt(time.Now(), first)
-		return err
-	})
+	_, err := t.store(func(o *ledger.Output) error { return o.BeginAt(time.Now(), first, foreignBegins) })
 	if err != nil {
 		t.log().Warn("cannot record where its output begins", "err", err)
-	}
-	if begun {
-		t.lock()
-		defer t.unlock()
-		t.note("[what it printed before was received by another server]\n")
 	}
 }
 

@@ -91,7 +91,7 @@ func TestForeignersAreAdopted(t *testing.T) {
 }
 
 // What the other server had acknowledged is not there any more: the numbers begin
-// where the wrapper stands, and the output says so.
+// where the wrapper stands, and the output says so before anything else.
 func TestForeignerInTheMiddle(t *testing.T) {
 	for name, ask := range map[string]bool{"output": false, "sync": true} {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestForeignerInTheMiddle(t *testing.T) {
 			if end := r.task(id); end.State != ledger.Succeeded || end.Started.IsZero() {
 				t.Errorf("end %+v", end)
 			}
-			if got := r.output(id); got != "57\n58\n" || !strings.Contains(r.notes(id), "another server") {
+			if got := r.output(id); got != foreignBegins+"57\n58\n" || r.notes(id) != "" {
 				t.Errorf("output %q, notes %q", got, r.notes(id))
 			}
 		})
@@ -120,8 +120,28 @@ func TestForeignerInTheMiddle(t *testing.T) {
 		p := r.foreigner("job", "job_1764360000", "m1")
 		p.say("complete", "retcode", -15, "seq", 12)
 		p.hears("ack complete 12")
-		if end := r.task(ledger.TaskID{Run: "job_1764360000", Machine: "m1"}); end.State != ledger.Failed || exitCode(end) != 143 {
+		id := ledger.TaskID{Run: "job_1764360000", Machine: "m1"}
+		if end := r.task(id); end.State != ledger.Failed || exitCode(end) != 143 {
 			t.Errorf("end %+v", end)
+		}
+		if got := r.output(id); got != foreignBegins {
+			t.Errorf("output %q", got)
+		}
+	})
+	t.Run("over a restart", func(t *testing.T) {
+		r := newRig(t, adopting)
+		p := r.foreigner("job", "job_1764360000", "m1")
+		p.say("output", "stream", "stdout", "data", "7\n", "seq", 7)
+		p.hears("ack output 7")
+		p.cut()
+		r.stop()
+		r.start()
+		p = r.foreigner("job", "job_1764360000", "m1")
+		p.say("sync_request", "last_acked_seq", 7, "next_seq", 8)
+		p.say("output", "stream", "stdout", "data", "8\n", "seq", 8)
+		p.hears("sync_response 7", "ack output 8")
+		if got := r.output(ledger.TaskID{Run: "job_1764360000", Machine: "m1"}); got != foreignBegins+"7\n8\n" {
+			t.Errorf("output %q", got)
 		}
 	})
 }

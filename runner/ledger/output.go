@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"saltpeter/wsx/wire"
 )
 
 // outputBase is the path of a task's files without .out and .idx. They are named
@@ -113,19 +115,19 @@ func (o *Output) AppendSeq(at time.Time, seq int64, stream byte, data []byte) er
 }
 
 // BeginAt says that the frames below seq were stored elsewhere: the first that is
-// expected here is seq. Once anything was stored it does nothing, and returns false.
-func (o *Output) BeginAt(at time.Time, seq int64) (begun bool, err error) {
-	err = o.do("begin", func(f *outputFile) error {
+// expected here is seq, and the output begins with a line that says so. That line is
+// stored, since it stands before all of the job's own bytes: whoever numbers frames
+// knows no offsets that it could shift. Once anything was stored it does nothing.
+func (o *Output) BeginAt(at time.Time, seq int64, line string) error {
+	return o.do("begin", func(f *outputFile) error {
 		if f.seq.Load() >= 0 || f.length.Load() > 0 || seq <= 0 {
 			return nil
 		}
 		if err := f.ready(); err != nil {
 			return err
 		}
-		begun = true
-		return f.frame(at, seq-1, 1, nil)
+		return f.frame(at, seq-1, wire.Stderr, []byte(line))
 	})
-	return begun, err
 }
 
 // AppendText stores text without seq (first generation): always new.
