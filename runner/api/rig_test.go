@@ -91,6 +91,7 @@ type rig struct {
 	logs   *logBuffer
 
 	socket, tcp, far string // addresses; far's clients seem to be elsewhere
+	machines         string // where wrappers dial
 	stopRunner       func()
 	once             sync.Once
 }
@@ -147,6 +148,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	}
 	local := launch.NewLocal(launch.LocalOptions{Executable: exe})
 	machines := r.listen("tcp", "127.0.0.1:0")
+	r.machines = machines.Addr().String()
 	r.runner = runner.New(runner.Options{
 		Ledger: r.book, Transports: map[string]launch.Transport{"local": local}, Config: r.set, Log: log,
 		MachinesURL: func(launch.Machine) string { return "ws://" + machines.Addr().String() }, LocalSpool: filepath.Join(r.dir, "spool"),

@@ -206,8 +206,10 @@ func (h *hearing) subscribe(what string, raw json.RawMessage) {
 	}
 	for _, name := range names {
 		if h.c.s.set().Jobs[name] == nil {
-			h.refuse(what, name, noSuchJob(name))
-			continue
+			if err := h.c.s.board.bring(h.ctx, name); err != nil {
+				h.refuse(what, name, err)
+				continue
+			}
 		}
 		h.own(what, name, func() error { return h.c.openJob(name) })
 	}

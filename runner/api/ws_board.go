@@ -44,6 +44,7 @@ type board struct {
 	views  map[string]*jobView // those that are not out of date
 	texts  map[ledger.TaskID]*text
 	snap   *snapshot
+	beyond []string // jobs that are shown though they are not in the job files
 }
 
 func newBoard(o *Options) *board {
@@ -73,6 +74,7 @@ func (b *board) leave(c *uiClient) {
 		b.stop()
 		done = b.done
 		b.stop = nil
+		b.beyond = nil
 	}
 	b.mu.Unlock()
 	if done != nil {
@@ -155,9 +157,13 @@ func (b *board) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	beyond, err := b.newestBeyond(ctx)
+	if err != nil {
+		return err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	had := b.tasks
+	heads, had := b.heads, b.tasks
 	b.forget()
 	for _, j := range status.Jobs {
 		if j.Last == nil {
@@ -178,6 +184,7 @@ func (b *board) load(ctx context.Context) error {
 			b.unsure[job] = true
 		}
 	}
+	b.bringBack(beyond, heads, had)
 	for job := range had {
 		b.change[job]++
 	}
