@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -18,7 +19,8 @@ type kind struct {
 }
 
 // probeScript asks a given wrapper what it is. An older one takes no arguments, finds
-// none of its settings and gives up; what ends well and says nothing is none.
+// none of its settings and gives up; what ends well and does not call itself a wrapper
+// is none.
 const probeScript = `g_all() {
 LC_ALL=C
 export LC_ALL
@@ -35,8 +37,15 @@ g_x=$("$g_path" wrap --version 2>&1)
 g_code=$?
 case $g_x in
 *'Saltpeter Wrapper version '*'Takes orders up to version '*) g_say kind=ours ;;
-'') [ $g_code != 0 ] && g_say kind=older || g_say why=nothing ;;
-*) g_say kind=older ;;
+*'Saltpeter Wrapper version '*) g_say kind=older ;;
+*)
+if [ $g_code != 0 ]; then
+g_say kind=older
+else
+g_say "said=$(printf '%s\n' "$g_x" | sed -n '/[^[:space:]]/{p;q;}' | cut -c 1-600)"
+g_say why=nothing
+fi
+;;
 esac
 fi
 g_say done=
@@ -141,6 +150,7 @@ func (s *secureShell) probe(ctx context.Context, m Machine) (*kind, error) {
 	limited, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
 	k := &kind{}
+	said := ""
 	err := s.shell(limited, m, []byte(script), func(r io.Reader) error {
 		return readMarked(r, probeWord, mark, func(key, value string) {
 			switch {
@@ -148,8 +158,10 @@ func (s *secureShell) probe(ctx context.Context, m Machine) (*kind, error) {
 				k.stamp = value
 			case key == "kind":
 				k.ours = value == "ours"
+			case key == "said":
+				said = firstLine(strings.ToValidUTF8(value, "\uFFFD"))
 			case key == "why" && value == "nothing":
-				k.why = notAWrapper(m.WrapperPath).Error()
+				k.why = notAWrapper(m.WrapperPath, said).Error()
 			case value == "missing":
 				k.why = fmt.Sprintf("cannot start the wrapper on %s: there is no %s; correct wrapper_path, or take it out to use the server's own", m.Name, m.WrapperPath)
 			default:

@@ -20,7 +20,12 @@ func TestGivenNoWrapper(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for path, say := range map[string]string{"/bin/true": "/bin/true is not a saltpeter wrapper", "/no/such/wrapper": "/no/such/wrapper", plain: plain} {
+	script, ran := program(t, "echo; printf 'I am no\\twrapper\\n'; echo more\n")
+	for path, say := range map[string]string{
+		"/bin/true": "/bin/true is not a saltpeter wrapper; ", "/no/such/wrapper": "/no/such/wrapper", plain: plain,
+		"/bin/cat": "/bin/cat is not a saltpeter wrapper: asked with `wrap --version` who it is, it ended well and said: cat",
+		script:     "it ended well and said: I am no wrapper; correct wrapper_path",
+	} {
 		for name, tr := range map[string]Transport{"ssh": ssh, "local": local} {
 			m := r.machine
 			m.WrapperPath = path
@@ -30,6 +35,42 @@ func TestGivenNoWrapper(t *testing.T) {
 					t.Errorf("%s over %s: %s: %v", path, name, res.Certainty, res.Err)
 				}
 			}
+		}
+	}
+	if noted(ran) != "" {
+		t.Error("it was started")
+	}
+}
+
+// program is one that notes whether it was started with a task.
+func program(t *testing.T, script string) (path, ran string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "program")
+	ran = path + ".ran"
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n[ -z \"$SP_JOB_INSTANCE\" ] || echo ran >>"+ran+"\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path, ran
+}
+
+// What calls itself a wrapper, or ends with an error as an older one does that misses
+// its settings, may be one: nobody can say that it did not run its job.
+func TestGivenPerhapsAWrapper(t *testing.T) {
+	r := newPutRig(t)
+	ssh := r.transport(t)
+	local := NewLocal(LocalOptions{Executable: self(t)})
+	defer local.Close()
+	for _, script := range []string{"echo Saltpeter Wrapper version 0.1\n", "echo hello\nexit 1\n", "exit 1\n"} {
+		path, ran := program(t, script)
+		for name, tr := range map[string]Transport{"ssh": ssh, "local": local} {
+			m := r.machine
+			m.WrapperPath = path
+			before := noted(ran)
+			res := tr.Start(soon(t), m, olderOrder(t, nil))
+			if res.Certainty == CertainlyNot || !res.Older {
+				t.Errorf("%q over %s: %s: %v", script, name, res.Certainty, res.Err)
+			}
+			eventually(t, "its start", func() bool { return noted(ran) == before+"ran\n" })
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // ending is how a command on a machine ended, where that is known.
@@ -44,7 +45,7 @@ func notGreeted(ctx context.Context, program, version string, end ending, err er
 	case end.known && end.code > 0 && !end.struck() && complaint != "":
 		return certainlyNot(fmt.Errorf("cannot start the wrapper: %s", complaint))
 	case end.known && end.code == 0 && version == "" && errors.Is(err, errNoIdentity):
-		return certainlyNot(notAWrapper(program))
+		return certainlyNot(notAWrapper(program, ""))
 	case end.known:
 		err = fmt.Errorf("%w: %s", err, end)
 	case ctx.Err() != nil && !errors.Is(err, errNoIdentity):
@@ -57,7 +58,11 @@ func notGreeted(ctx context.Context, program, version string, end ending, err er
 }
 
 // notAWrapper is what is said of a program that ends without a word of ours: to
-// start it again would only run it again.
-func notAWrapper(program string) error {
-	return fmt.Errorf("cannot start the wrapper: %s is not a saltpeter wrapper; correct wrapper_path, or take it out to use the server's own", program)
+// start it again would only run it again. said is what it answered when it was asked
+// who it is, "" for nothing.
+func notAWrapper(program, said string) error {
+	if said != "" {
+		said = ": asked with `" + strings.Join(probeArgs, " ") + "` who it is, it ended well and said: " + said
+	}
+	return fmt.Errorf("cannot start the wrapper: %s is not a saltpeter wrapper%s; correct wrapper_path, or take it out to use the server's own", program, said)
 }

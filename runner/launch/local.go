@@ -69,7 +69,7 @@ func (l *local) Start(ctx context.Context, m Machine, order []byte) StartResult 
 		return certainlyNot(err)
 	}
 	if found.none {
-		return certainlyNot(notAWrapper(m.WrapperPath))
+		return certainlyNot(notAWrapper(m.WrapperPath, found.said))
 	}
 	if found.older {
 		return l.startOlder(ctx, m, order, found)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -34,11 +35,11 @@ var probeArgs = []string{"wrap", "--version"}
 const probeWait = 10 * time.Second
 
 // takesOrders judges what a probe printed: a wrapper of ours says that it takes
-// orders on standard input.
-func takesOrders(said []byte) bool {
+// orders on standard input. named: it calls itself a wrapper, of whatever generation.
+func takesOrders(said []byte) (orders, named bool) {
 	said = append([]byte{'\n'}, said...)
 	first := bytes.Index(said, []byte("\n"+wire.FirstLine))
-	return first >= 0 && bytes.Contains(said[first+1:], []byte("\n"+wire.OrdersLine))
+	return first >= 0 && bytes.Contains(said[first+1:], []byte("\n"+wire.OrdersLine)), first >= 0
 }
 
 // olderEnvironment is an order as an older wrapper takes it, beside what it has from
@@ -239,13 +240,29 @@ func (l *local) probe(ctx context.Context, m Machine) (probe, error) {
 		l.nursery.end(c) // it was asked a question, not started
 		return probe{older: true, said: "nothing within " + probeWait.String()}, ctx.Err()
 	}
-	if takesOrders(out.buf.Bytes()) {
+	orders, named := takesOrders(out.buf.Bytes())
+	if orders {
 		return probe{}, nil
 	}
-	if out.buf.Len() == 0 && errs.buf.Len() == 0 && c.endedWell(settle) {
-		return probe{none: true}, nil // an older one would have missed its settings
+	if !named && c.endedWell(settle) {
+		return probe{none: true, said: firstLine(out.String() + "\n" + errs.String())}, nil // an older one would have missed its settings
 	}
 	return probe{older: true, said: lastLine(out.String() + "\n" + errs.String())}, nil
+}
+
+// firstLine is what a program says first, made fit for a line of a message.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	line = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.TrimSpace(line))
+	if short := []rune(line); len(short) > 200 {
+		return string(short[:200]) + "…"
+	}
+	return line
 }
 
 func lastLine(text string) string {
