@@ -14,8 +14,8 @@
 #  - The members of a task are the union of nets, since each has holes: the trees
 #    below the verified main process and wrapper, the task's cgroup, the brand
 #    (field 25 of stat, compared as text: awk would round it), the session while
-#    its verified leader is there, the exact cookie in the environment, and
-#    whatever descends from one of those.
+#    its verified leader is there, the exact cookie in the environment, whatever
+#    descends from one of those, and whoever this call has found before.
 #  - Never signalled: its own ancestors and helpers, the wrapper (the one who
 #    reports must live), the ancestors of the main process.
 #  - "gone" is said after two scans in a row found nobody and a look at the
@@ -25,6 +25,10 @@
 #    record of stat is complete when enough numbers follow its last parenthesis,
 #    which no name is long enough to imitate; names leave here percent-encoded.
 #  - HUP and PIPE are ignored: a kill goes on when the link that asked is cut.
+#
+# The main process that was recorded, and who is below it, get the first signal
+# before all of /proc is read (k_swift): that takes longer the more processes a
+# machine has, and this takes no program at all.
 #
 # Order in a scan: stat of all first, then environments and cgroup. What was born
 # between the two has no start time and is left to the next scan; a PID that
@@ -46,6 +50,7 @@ k_outcome=unknown k_reason='' k_phase='' k_proof='' k_before=0 k_acted=0
 k_vis=full k_left='' k_found='' k_foundwrap='' k_end=''
 k_n=0 k_members='' k_main=0 k_wrap=0 k_reused=0 k_again=0 k_cg=0 k_maybe='' k_now=0 k_napped=0
 k_gen=0 k_usecg='' k_chased='' k_chasedcomm='' k_breeds='' k_seen=0 k_f=''
+k_swift='' k_told=' ' k_led=''
 
 # --- what a process is -------------------------------------------------------
 
@@ -72,7 +77,11 @@ k_look() {
 # k_same PID START: that very process is there and not dead. A zombie leader
 # with living threads is alive.
 k_same() {
-	k_look "$1" && [ "$s_start" = "$2" ] || return 1
+	k_look "$1" && [ "$s_start" = "$2" ] && k_lives
+}
+
+# k_lives: whether who was looked at last does.
+k_lives() {
 	case $s_state in
 	[ZXx]) [ "$s_nth" -gt 1 ] ;;
 	esac
@@ -95,6 +104,14 @@ k_clock() {
 	else
 		k_now=$((k_now + k_napped))
 	fi
+}
+
+# k_begun: the time of the first signal in k_t0, by the clock of start times. A
+# container may be told another uptime than that, and we were born before.
+k_begun() {
+	k_clock
+	k_t0=$k_now
+	[ "$k_t0" -ge "$k_born" ] || k_t0=$k_born
 }
 
 # k_nap CENTISECONDS: at least that long, a second where sleep takes no fractions.
@@ -200,7 +217,7 @@ BEGIN {
 	for (i = 1; i < 256; i++) ord[sprintf("%c", i)] = i
 	self = ENVIRON["k_self"]; pid = ENVIRON["k_pid"]; start = ENVIRON["k_start"]; s = ENVIRON["k_sid"]
 	wpid = ENVIRON["k_wpid"]; wstart = ENVIRON["k_wstart"]; brand = ENVIRON["k_brand"]
-	older = ENVIRON["k_older"]; known = ENVIRON["k_known"]
+	older = ENVIRON["k_older"]; known = ENVIRON["k_known"]; led = ENVIRON["k_led"]
 }
 !nets {
 	if (buf == "" && $0 == "=") { nets = 1; next }
@@ -209,7 +226,8 @@ BEGIN {
 	next
 }
 /^[0-9]+\/environ$/ { sub(/\/environ$/, ""); env[$0] = 1; next }
-/^[1-9][0-9]*$/ { cg[$0] = 1 }
+/^[1-9][0-9]*$/ { cg[$0] = 1; next }
+/^[1-9][0-9]*:[0-9]+:/ { split($0, part, ":"); was[part[1]] = part[2] }
 END {
 	spareup(self); sparedown(self); spare[1] = 1
 	main = ""; wrap = ""
@@ -235,6 +253,8 @@ END {
 	if (main != "") add(main)
 	if (wrap != "") addkids(wrap)
 	if (main != "" && (s == main || (s == "" && sid[main] == main))) for (p in st) if (sid[p] == main) add(p)
+	if (main == "" && led != "") for (p in st) if (sid[p] == pid && born[p] + 0 < led + 0) add(p)
+	for (p in was) if ((p in st) && ("x" born[p]) == ("x" was[p])) add(p)
 	if (brand != "") for (p in st) if (("x" rss[p]) == ("x" brand)) add(p)
 	for (p in env) add(p)
 	if (cgok) for (p in cg) add(p)
@@ -255,7 +275,8 @@ END {
 }'
 
 # k_scan: one look at everything. It leaves the members in k_members, their
-# number in k_n, and the facts in their variables.
+# number in k_n, and the facts in their variables. Who was in k_members before is
+# a member still: the tree or the session that led there may have lost its head.
 k_scan() {
 	k_self=$$
 	k_out=
@@ -265,8 +286,9 @@ k_scan() {
 			echo =
 			k_environs
 			k_cgpids
+			printf '%s\n' $k_members
 		} | k_self=$k_self k_pid=$k_pid k_start=$k_start k_sid=$k_sid k_wpid=$k_wpid k_wstart=$k_wstart \
-			k_brand=$k_brand k_older=$k_older k_known=$k_known awk "$k_prog")
+			k_brand=$k_brand k_older=$k_older k_known=$k_known k_led=$k_led awk "$k_prog")
 		# An awk that does not even see this shell is not to be trusted.
 		case $k_out in
 		*' self=1') ;;
@@ -313,7 +335,7 @@ k_enc() {
 
 # The same scan in the shell alone: a variable per process and property, marked
 # with the number of the scan, since there is no other array here. k_G: seen, k_K: spared,
-# k_M: member.
+# k_M: member. k_W is the start time of who was one before.
 k_scansh() {
 	k_gen=$((k_gen + 1)) k_pids='' k_seen=0 k_m=''
 	for p in [0-9]*; do
@@ -331,6 +353,10 @@ k_scansh() {
 	for p in $(k_cgpids); do
 		# 0 stands for who is in no PID namespace that we can see.
 		[ "$p" = 0 ] || k_cgp="$k_cgp$p "
+	done
+	for k_y in $k_members; do
+		k_split "$k_y"
+		eval "k_W$m_pid=$m_start"
 	done
 	k_again=0 k_main=0 k_wrap=0 k_reused=0 k_cg=1 k_maybe='' k_mp='' k_wp=''
 	k_spareup $$
@@ -411,13 +437,15 @@ k_spareolder() {
 
 # k_belongs PID: whether a net, or a member that is its parent, holds it.
 k_belongs() {
-	eval "k_u=\$k_P$1 k_x=\$k_S$1 k_y=\$k_R$1"
+	eval "k_u=\$k_P$1 k_x=\$k_S$1 k_y=\$k_R$1 k_d=\$k_T$1 k_was=\$k_W$1"
 	[ "$k_u" != $$ ] || return 1
 	k_is M "$k_u" && return 0
 	[ "$1" = "$k_mp" ] && return 0
 	[ "$k_wp" ] && [ "$k_u" = "$k_wp" ] && return 0
+	[ "$k_was" = "$k_d" ] && return 0
 	[ "$k_brand" ] && [ "$k_y" = "$k_brand" ] && return 0
 	[ "$k_mp" ] && [ "$k_x" = "$k_mp" ] && [ "${k_sid:-$k_mp}" = "$k_mp" ] && return 0
+	[ "$k_led" ] && [ -z "$k_mp" ] && [ "$k_x" = "$k_pid" ] && [ "$k_d" -lt "$k_led" ] && return 0
 	case $k_env$k_cgp in *" $1 "*) return 0 ;; esac
 	return 1
 }
@@ -502,11 +530,20 @@ k_split() { # MEMBER: m_pid, m_start, m_state, m_cg, m_comm
 	m_cg=${k_x%%:*} m_comm=${k_x#*:}
 }
 
+# k_passed: whether a swift signal has reached this member, or went out before it was
+# born: the children of a handler that cleans up are to finish their work.
+k_passed() {
+	[ "$k_swift" ] || return 1
+	case $k_told in *" $m_pid:$m_start "*) return 0 ;; esac
+	[ "$m_start" -ge "$k_t0" ]
+}
+
 # k_each SIGNAL [CONT]: every member gets it once. k_took and k_refused count.
 k_each() {
 	k_took=0 k_refused=0
 	for k_m in $k_members; do
 		k_split "$k_m"
+		k_passed && continue
 		k_hit "$m_pid" "$m_start" "$1"
 		case $? in
 		0)
@@ -531,8 +568,8 @@ k_event() { # KEY: its value in cgroup.events, in k_v
 
 # k_wait UNTIL: until nobody is there (0) or the time has come (1). Who was seen is
 # looked at without a fork; only when all of them have ended is there a new scan,
-# which finds what they started meanwhile. Of those only who was born before the kill gets the
-# signal: the children of a handler that cleans up are to finish their work.
+# which finds what they started meanwhile. Of those only who was born before the kill gets
+# the signal.
 k_wait() {
 	k_len=1
 	while :; do
@@ -562,9 +599,16 @@ k_wait() {
 }
 
 k_kill() {
-	k_clock
-	k_t0=$k_now
 	k_before=$k_n
+	if [ "$k_swift" ]; then
+		k_before=$k_acted
+		for k_m in $k_members; do
+			k_split "$k_m"
+			k_passed || k_before=$((k_before + 1))
+		done
+	else
+		k_begun
+	fi
 	if [ "$k_n" = 0 ] && k_nobody; then
 		k_gone
 		return
@@ -573,15 +617,15 @@ k_kill() {
 	k_phase=term
 	k_thaw
 	k_each "$k_sig" CONT
-	k_acted=$k_took
-	if [ $k_took -gt 0 ] || [ $k_refused = 0 ]; then
+	k_acted=$((k_acted + k_took))
+	if [ $k_acted -gt 0 ] || [ $k_refused = 0 ]; then
 		k_clock
 		k_wait $((k_now + k_grace)) && {
 			k_gone
 			return
 		}
 	fi
-	k_phase=kill
+	k_phase=kill k_swift=
 	k_clock
 	k_until=$((k_now + k_hard)) k_len=1
 	while :; do
@@ -908,6 +952,86 @@ k_discover() {
 	k_scan
 }
 
+# k_swift: the first signal of a kill, for the recorded main process and who is below
+# it and its wrapper. Both may end by it, so what hangs by them alone is noted before:
+# the trees as members, the session by the time of the signal. (A number that names a
+# session is given to nobody while it does: who has it, and was born before the verified
+# leader got the signal, belongs to it.) Where we, or the wrapper, are below, or the
+# trees are large, a scan comes first.
+k_swift() {
+	[ -z "$k_older" ] && [ "$k_pid" ] && [ "$k_pid" -gt 1 ] && k_same "$k_pid" "$k_start" || return 0
+	[ -r "$k_pid/task/$k_pid/children" ] || return 0
+	[ "${k_sid:-$k_pid}" = "$k_pid" ] && [ "$s_sid" = "$k_pid" ] && k_led=yes
+	k_members=$k_pid:$k_start:$s_state:0:
+	k_x=$s_ppid k_u=
+	[ "$k_wpid" ] && k_same "$k_wpid" "$k_wstart" && k_u=$k_wpid
+	[ -z "$k_cgroup" ] || {
+		k_above ' ' $k_x $k_u
+		k_foreign "$k_cgroup" && k_cgroup=
+	}
+	k_tree "$k_pid" $k_u || {
+		k_members='' k_led=''
+		return 0
+	}
+	k_begun
+	for k_m in $k_members; do
+		k_split "$k_m"
+		k_hit "$m_pid" "$m_start" "$k_sig" || continue
+		kill -s CONT "$m_pid"
+		k_told="$k_told$m_pid:$m_start "
+		k_acted=$((k_acted + 1))
+	done
+	[ $k_acted = 0 ] || k_swift=yes k_phase=term
+	case $k_told in
+	" $k_pid:"*) k_led=${k_led:+$k_t0} ;;
+	*) k_led='' ;;
+	esac
+}
+
+# k_tree PID...: puts who is below into k_members. 1: that must not be, or is too much.
+k_tree() {
+	k_i=0
+	while [ $# -gt 0 ]; do
+		for k_x in "$1"/task/*/children; do
+			k_i=$((k_i + 1)) k_kids=
+			[ $k_i -lt 64 ] || return 1
+			read -r k_kids <"$k_x"
+			for p in $k_kids; do
+				k_i=$((k_i + 1))
+				[ $k_i -lt 64 ] && [ "$p" != $$ ] && [ "$p" != "$k_wpid" ] || return 1
+				# Who is another's child by now is another process.
+				[ "$p" != "$k_pid" ] && k_look "$p" && [ "$s_ppid" = "$1" ] && k_lives || continue
+				k_members="$k_members $p:$s_start:$s_state:0:"
+				set -- "$@" "$p"
+			done
+		done
+		shift
+	done
+}
+
+# k_above PIDS PID...: adds each and its ancestors to those, in k_up.
+k_above() {
+	k_up=$1
+	shift
+	for p in "$@"; do
+		while [ "$p" != 0 ]; do
+			k_up="$k_up$p "
+			k_look "$p" && p=$s_ppid || p=0
+		done
+	done
+}
+
+# k_foreign CGROUP: whether one of k_up sits in it or below.
+k_foreign() {
+	while read -r p; do
+		case $k_up in *" $p "*) return 0 ;; esac
+	done <"$1/cgroup.procs"
+	for k_d in "$1"/*/; do
+		[ -f "${k_d}cgroup.procs" ] && k_foreign "${k_d%/}" && return 0
+	done
+	return 1
+}
+
 k_begin() {
 	k_myboot='' k_myns=''
 	cd /proc && read -r k_myboot <sys/kernel/random/boot_id || {
@@ -918,16 +1042,33 @@ k_begin() {
 		k_outcome=gone k_reason=rebooted k_proof=rebooted
 		return 1
 	fi
-	k_myns=$(readlink self/ns/pid) || k_myns=$(ls -l self/ns/pid) && k_myns=${k_myns##* }
+	# Another /proc than that of our own PIDs names strangers.
+	if ! k_look self || [ "${k_st%% *}" != $$ ]; then
+		k_reason=no_proc k_vis=partial
+		return 1
+	fi
+	k_born=$s_start
+	# The kernel tells the number of an open file; older ones do not.
+	while read -r k_x k_y; do
+		[ "$k_x" = ino: ] && k_myns="pid:[$k_y]"
+	done 3<self/ns/pid <self/fdinfo/3
+	if [ -z "$k_myns" ]; then
+		k_myns=$(readlink self/ns/pid) || k_myns=$(ls -l self/ns/pid) && k_myns=${k_myns##* }
+	fi
 	if [ "$k_ns" ] && [ "$k_ns" != "$k_myns" ]; then
 		k_reason=pid_ns
 		return 1
 	fi
-	# A subshell, since a trap that is refused ends the shell.
-	if ! (trap : "$k_sig"); then
-		k_reason=bad_signal
-		return 1
-	fi
+	case $k_sig in
+	TERM | INT | QUIT | KILL) ;;
+	*)
+		# A subshell, since a trap that is refused ends the shell.
+		if ! (trap : "$k_sig"); then
+			k_reason=bad_signal
+			return 1
+		fi
+		;;
+	esac
 	k_cookie='' k_older=''
 	if [ "$k_task" ]; then
 		k_cookie=SP_TASK=$k_task
@@ -938,6 +1079,7 @@ k_begin() {
 		k_reason=nothing_known
 		return 1
 	fi
+	[ "$k_op" != kill ] || k_swift
 	k_sight
 	k_awk='' k_frac=yes k_zgrep='' k_many=''
 	[ "$SP_NOAWK" ] || { command -v awk >/dev/null && k_awk=yes; }
