@@ -178,7 +178,7 @@ func killWrapperDead(t *testing.T, binary string) {
 	}
 	lab.Measured(t, fmt.Sprintf("%.0f ms with 1 s of grace, proof %s", got.TookMS, got.Proof))
 	r.onlyEnd(run.ID)
-	if left := r.ours(); len(left) != 1 {
+	if left := r.working(); len(left) != 1 {
 		t.Errorf("LIE: beside the server there live %v", left)
 	}
 }
@@ -194,7 +194,7 @@ func killWrapperStopped(t *testing.T, binary string) {
 		t.Errorf("receipt %+v", got)
 	}
 	r.wrapper(run.Tasks[0], syscall.SIGCONT)
-	r.await("the wrapper's own end", func() bool { return len(r.ours()) == 1 })
+	r.await("the wrapper's own end", func() bool { return len(r.working()) == 1 })
 	r.onlyEnd(run.ID)
 }
 
@@ -221,7 +221,7 @@ func killServerCrash(t *testing.T, binary string) {
 		t.Errorf("nobody knows who asked: %+v", end.Kill)
 	}
 	r.wrapper(run.Tasks[0], syscall.SIGCONT)
-	r.await("the wrapper's own end", func() bool { return len(r.ours()) == 1 })
+	r.await("the wrapper's own end", func() bool { return len(r.working()) == 1 })
 	r.onlyEnd(run.ID)
 }
 

@@ -172,7 +172,7 @@ func (r *killRig) cleanUp() {
 		_ = r.client.Kill(ctx, api.KillRequest{Selection: api.Selection{All: true}, Signal: "KILL"}, func(runner.Receipt) error { return nil })
 		cancel()
 		if !r.t.Failed() {
-			for end := time.Now().Add(killPatience); len(r.ours()) > 1 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			for end := time.Now().Add(killPatience); len(r.working()) > 1 && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			}
 		}
 		r.end(syscall.SIGTERM)
@@ -194,6 +194,19 @@ func (r *killRig) ours() []int {
 	return living(func(exe, env string) bool {
 		return strings.HasPrefix(exe, r.bin) || strings.Contains(env, "\x00KILL_RIG="+r.dir+"\x00")
 	})
+}
+
+// working are those of ours that do something: not the wrapper that the server keeps
+// ready, whose standard input is still the pipe that an order would come by.
+func (r *killRig) working() (pids []int) {
+	for _, pid := range r.ours() {
+		argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		stdin, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", pid))
+		if !bytes.Contains(argv, []byte("\x00wrap\x00")) || !strings.HasPrefix(stdin, "pipe:") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // ofRun are the living processes of one run. Servers that tests run side by side
