@@ -49,10 +49,13 @@ func quiet(code int) error {
 	return &failure{code: code}
 }
 
-// nothingCodes are the stable codes that mean: nothing matched.
-var nothingCodes = map[string]bool{
-	runner.CodeNoSuchJob: true, runner.CodeNoSuchRun: true, runner.CodeNothingRunning: true,
-	runner.CodeNoMachines: true, "no_such_task": true, "no_such_token": true,
+// isNothing says whether a stable code means that nothing matched.
+func isNothing(code string) bool {
+	switch code {
+	case runner.CodeNoSuchJob, runner.CodeNoSuchRun, runner.CodeNothingRunning, runner.CodeNoMachines, "no_such_task", "no_such_token":
+		return true
+	}
+	return false
 }
 
 // explain turns any error into what a person sees and a script tests.
@@ -71,7 +74,7 @@ func explain(err error) *failure {
 		return f
 	case errors.As(err, &answer):
 		f := &failure{code: exitFailed, stable: answer.Code, text: answer.Text, hint: answer.Hint}
-		if nothingCodes[answer.Code] {
+		if isNothing(answer.Code) {
 			f.code = exitNothing
 		} else if answer.Code == runner.CodeBadRequest || answer.Code == runner.CodeAmbiguous {
 			f.code = exitUsage

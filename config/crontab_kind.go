@@ -29,17 +29,21 @@ func kindByPath(name string) (kind CrontabKind, user string) {
 		return SystemCrontab, ""
 	}
 	for _, spool := range spools {
-		if strings.HasSuffix(dir, spool) && userName.MatchString(base) {
+		if strings.HasSuffix(dir, spool) && userName.get().MatchString(base) {
 			return UserCrontab, base
 		}
 	}
 	return GuessCrontab, ""
 }
 
-// commonUsers are names that systems have, for files of other machines.
-var commonUsers = map[string]bool{
-	"root": true, "daemon": true, "bin": true, "nobody": true, "mail": true, "www-data": true, "apache": true, "nginx": true, "http": true,
-	"postgres": true, "mysql": true, "git": true, "backup": true, "munin": true, "list": true, "news": true, "uucp": true, "smmsp": true,
+// commonUser says whether systems have a user of this name, for files of other machines.
+func commonUser(name string) bool {
+	switch name {
+	case "root", "daemon", "bin", "nobody", "mail", "www-data", "apache", "nginx", "http",
+		"postgres", "mysql", "git", "backup", "munin", "list", "news", "uucp", "smmsp":
+		return true
+	}
+	return false
 }
 
 // kindByLines tells a crontab by the word behind the fields: a system's has a
@@ -52,7 +56,7 @@ func kindByLines(text []byte, isUser func(string) bool) (kind CrontabKind, why s
 			continue
 		}
 		word, rest := firstWord(l.entry.rest)
-		if rest != "" && userName.MatchString(word) && (commonUsers[word] || isUser != nil && isUser(word)) {
+		if rest != "" && userName.get().MatchString(word) && (commonUser(word) || isUser != nil && isUser(word)) {
 			users++
 			continue
 		}

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 )
 
@@ -98,7 +97,7 @@ func cronWord(line string, isName bool) (word, rest string, ok bool) {
 }
 
 // userName is what may stand in the column of users.
-var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*\$?$`)
+var userName = pattern{text: `^[A-Za-z_][A-Za-z0-9_.-]*\$?$`}
 
 var errNoCommand = errors.New("has no command")
 
@@ -121,7 +120,7 @@ func readCronEntry(text string, system bool) (cronEntry, error) {
 	}
 	e.when = strings.Join(words, " ")
 	if system {
-		if e.user, text = firstWord(text); e.user != "" && !userName.MatchString(e.user) {
+		if e.user, text = firstWord(text); e.user != "" && !userName.get().MatchString(e.user) {
 			return e, fmt.Errorf("%q is no user name; a system crontab has one in front of the command (if this is a user's crontab, say --user NAME)", cut(e.user))
 		}
 	}
@@ -231,10 +230,10 @@ func shellCommand(command, shell, input string, hasInput, goHome bool) string {
 }
 
 // shellWord needs no quotes.
-var shellWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+-]+$`)
+var shellWord = pattern{text: `^[A-Za-z0-9_./:=@%+-]+$`}
 
 func shellQuote(s string) string {
-	if shellWord.MatchString(s) {
+	if shellWord.get().MatchString(s) {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"

@@ -139,12 +139,14 @@ func (r fieldRule) cronWords() string {
 
 // cronAliases are the words for five fields, of cronie, FreeBSD and systemd-cron.
 // Those that the key schedule knows as well stay as they are.
-var cronAliases = map[string]string{
-	"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0",
-	"@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@hourly": "0 * * * *",
-	"@every_minute": "* * * * *", "@minutely": "* * * * *", "@quarterly": "0 0 1 1,4,7,10 *",
-	"@semi-annually": "0 0 1 1,7 *", "@semiannually": "0 0 1 1,7 *", "@bi-annually": "0 0 1 1,7 *", "@biannually": "0 0 1 1,7 *",
-}
+var cronAliases = lazy[map[string]string]{make: func() map[string]string {
+	return map[string]string{
+		"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *", "@weekly": "0 0 * * 0",
+		"@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@hourly": "0 * * * *",
+		"@every_minute": "* * * * *", "@minutely": "* * * * *", "@quarterly": "0 0 1 1,4,7,10 *",
+		"@semi-annually": "0 0 1 1,7 *", "@semiannually": "0 0 1 1,7 *", "@bi-annually": "0 0 1 1,7 *", "@biannually": "0 0 1 1,7 *",
+	}
+}}
 
 // scheduleKeys writes what cron makes of five fields as the keys of a job. Where
 // the text means the same to the key schedule, it stays as it is.

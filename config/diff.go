@@ -23,7 +23,7 @@ func changed(old, now *Job) []string {
 	a, b := reflect.ValueOf(*old), reflect.ValueOf(*now)
 	for i := range a.NumField() {
 		field := a.Type().Field(i)
-		key, ok := jobFieldKeys[field.Name]
+		key, ok := jobFieldKeys.get()[field.Name]
 		if !ok || !field.IsExported() {
 			continue
 		}
@@ -44,17 +44,19 @@ func changed(old, now *Job) []string {
 }
 
 // jobFieldKeys are the keys of those fields that can be compared as they are.
-var jobFieldKeys = map[string]string{
-	"Group": "group", "Command": "command", "Targets": "targets", "TargetType": "target_type", "User": "user", "Cwd": "cwd",
-	"Env": "env", "Timeout": "timeout", "NumberOfTargets": "number_of_targets", "Batch": "batch_size", "Canary": "canary",
-	"MaxFailures": "max_failures", "OnStop": "on_stop", "OnOverlap": "on_overlap", "OnLost": "on_lost", "Lockfile": "lockfile",
-	"UseWrapper": "use_wrapper", "WrapperPath": "wrapper_path", "WrapperLogLevel": "wrapper_loglevel", "WrapperLogDir": "wrapper_logdir",
-	"ServerHost": "saltpeter_server_host", "CatchUp": "catch_up", "CatchUpWindow": "catch_up_window", "Splay": "splay",
-	"KillGrace": "kill_grace", "KillSignal": "kill_signal", "Leftover": "leftover", "Drain": "drain",
-	"PauseStopsTimeout": "pause_stops_timeout", "LostAfter": "lost_after", "Retries": "retries", "RetryDelay": "retry_delay",
-	"Transport": "transport", "Streams": "streams", "OnSpoolFull": "on_spool_full", "MaxOutput": "max_output",
-	"Enabled": "enabled", "Description": "description",
-}
+var jobFieldKeys = lazy[map[string]string]{make: func() map[string]string {
+	return map[string]string{
+		"Group": "group", "Command": "command", "Targets": "targets", "TargetType": "target_type", "User": "user", "Cwd": "cwd",
+		"Env": "env", "Timeout": "timeout", "NumberOfTargets": "number_of_targets", "Batch": "batch_size", "Canary": "canary",
+		"MaxFailures": "max_failures", "OnStop": "on_stop", "OnOverlap": "on_overlap", "OnLost": "on_lost", "Lockfile": "lockfile",
+		"UseWrapper": "use_wrapper", "WrapperPath": "wrapper_path", "WrapperLogLevel": "wrapper_loglevel", "WrapperLogDir": "wrapper_logdir",
+		"ServerHost": "saltpeter_server_host", "CatchUp": "catch_up", "CatchUpWindow": "catch_up_window", "Splay": "splay",
+		"KillGrace": "kill_grace", "KillSignal": "kill_signal", "Leftover": "leftover", "Drain": "drain",
+		"PauseStopsTimeout": "pause_stops_timeout", "LostAfter": "lost_after", "Retries": "retries", "RetryDelay": "retry_delay",
+		"Transport": "transport", "Streams": "streams", "OnSpoolFull": "on_spool_full", "MaxOutput": "max_output",
+		"Enabled": "enabled", "Description": "description",
+	}
+}}
 
 // Diff says in one line each what a new Set changes: jobs added, removed and
 // changed, the machines that a job hits, maintenance, and settings that need a

@@ -10,8 +10,22 @@ import (
 
 const durationHint = "write seconds (90) or a duration such as 90s, 5m, 2h30m, 1d"
 
-var durationUnits = map[string]time.Duration{
-	"ms": time.Millisecond, "s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "w": 7 * 24 * time.Hour,
+func durationUnit(name string) (time.Duration, bool) {
+	switch name {
+	case "ms":
+		return time.Millisecond, true
+	case "s":
+		return time.Second, true
+	case "m":
+		return time.Minute, true
+	case "h":
+		return time.Hour, true
+	case "d":
+		return 24 * time.Hour, true
+	case "w":
+		return 7 * 24 * time.Hour, true
+	}
+	return 0, false
 }
 
 // ParseDuration reads "90", "90s", "5m", "2h30m", "1.5h", "1d", "2w": seconds
@@ -39,7 +53,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		if u < 0 {
 			u = len(rest)
 		}
-		unit, ok := durationUnits[rest[:u]]
+		unit, ok := durationUnit(rest[:u])
 		if u == 0 && first && rest == "" {
 			unit, ok = time.Second, true
 		}
@@ -61,11 +75,13 @@ func notADuration(s string) error {
 	return fmt.Errorf("%q is not a duration; %s", cut(s), durationHint)
 }
 
-var byteUnits = map[string]int64{
-	"": 1, "b": 1,
-	"k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30, "t": 1 << 40, "tib": 1 << 40,
-	"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
-}
+var byteUnits = lazy[map[string]int64]{make: func() map[string]int64 {
+	return map[string]int64{
+		"": 1, "b": 1,
+		"k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30, "t": 1 << 40, "tib": 1 << 40,
+		"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
+	}
+}}
 
 // parseBytes reads an amount of bytes: 1048576, 512K, 100MiB, 1.5G, 10MB.
 func parseBytes(s string) (int64, bool) {
@@ -75,7 +91,7 @@ func parseBytes(s string) (int64, bool) {
 		n = len(s)
 	}
 	number, err := strconv.ParseFloat(s[:n], 64)
-	unit, ok := byteUnits[strings.ToLower(strings.TrimSpace(s[n:]))]
+	unit, ok := byteUnits.get()[strings.ToLower(strings.TrimSpace(s[n:]))]
 	if err != nil || !ok || number*float64(unit) >= math.MaxInt64 {
 		return 0, false
 	}

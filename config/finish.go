@@ -93,10 +93,16 @@ func (f *finisher) at(i int) *value {
 	return &value{line: p.line, col: p.col}
 }
 
-var utcNames = map[string]bool{"UTC": true, "Etc/UTC": true, "Etc/UCT": true, "UCT": true, "Zulu": true, "Etc/Zulu": true, "Universal": true, "Etc/Universal": true}
+func isUTC(zone string) bool {
+	switch zone {
+	case "UTC", "Etc/UTC", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu", "Universal", "Etc/Universal":
+		return true
+	}
+	return false
+}
 
 func (f *finisher) utc(def defaults) {
-	if zone := f.j.Location.String(); f.d.utc && !utcNames[zone] {
+	if zone := f.j.Location.String(); f.d.utc && !isUTC(zone) {
 		where := "timezone"
 		if f.d.loc == nil {
 			where = "default_timezone"
@@ -165,7 +171,7 @@ func (f *finisher) never() {
 	if w.Crontab == "" && free(w.Dom) && free(w.Year) {
 		return
 	}
-	if f.j.Schedule.Next(beginning).IsZero() {
+	if f.j.Schedule.Next(beginning()).IsZero() {
 		at := posDom
 		if w.Crontab != "" {
 			at = posSchedule
@@ -175,7 +181,7 @@ func (f *finisher) never() {
 }
 
 // beginning is before every year that a schedule can name.
-var beginning = time.Date(1969, 12, 30, 0, 0, 0, 0, time.UTC)
+func beginning() time.Time { return time.Date(1969, 12, 30, 0, 0, 0, 0, time.UTC) }
 
 // Over returns a warning for each job whose schedule is over at now: it had times
 // once and has none any more.
@@ -184,7 +190,7 @@ func (s *Set) Over(now time.Time) []Problem {
 	for _, name := range s.Order {
 		j := s.Jobs[name]
 		if j.Schedule != nil && j.Fields.Year != "" && j.Fields.Year != "*" &&
-			j.Schedule.Next(now).IsZero() && !j.Schedule.Next(beginning).IsZero() {
+			j.Schedule.Next(now).IsZero() && !j.Schedule.Next(beginning()).IsZero() {
 			ps = append(ps, Problem{
 				File: filePath(s.Dir, j.File), Line: j.Line, Col: 1, Job: name, Key: "year",
 				Text: "never fires again: its years are over", Hint: "write year: '*', or take the job out", Warning: true,

@@ -88,12 +88,14 @@ func fullName(host string) string {
 }
 
 // osNames are what Salt calls the distributions, by the ID of os-release.
-var osNames = map[string][2]string{
-	"debian": {"Debian", "Debian"}, "ubuntu": {"Ubuntu", "Debian"}, "raspbian": {"Raspbian", "Debian"},
-	"rhel": {"RedHat", "RedHat"}, "centos": {"CentOS", "RedHat"}, "rocky": {"Rocky", "RedHat"},
-	"almalinux": {"AlmaLinux", "RedHat"}, "fedora": {"Fedora", "RedHat"}, "amzn": {"Amazon", "RedHat"},
-	"sles": {"SUSE", "Suse"}, "opensuse-leap": {"SUSE", "Suse"}, "arch": {"Arch", "Arch"}, "alpine": {"Alpine", "Alpine"},
-}
+var osNames = lazy[map[string][2]string]{make: func() map[string][2]string {
+	return map[string][2]string{
+		"debian": {"Debian", "Debian"}, "ubuntu": {"Ubuntu", "Debian"}, "raspbian": {"Raspbian", "Debian"},
+		"rhel": {"RedHat", "RedHat"}, "centos": {"CentOS", "RedHat"}, "rocky": {"Rocky", "RedHat"},
+		"almalinux": {"AlmaLinux", "RedHat"}, "fedora": {"Fedora", "RedHat"}, "amzn": {"Amazon", "RedHat"},
+		"sles": {"SUSE", "Suse"}, "opensuse-leap": {"SUSE", "Suse"}, "arch": {"Arch", "Arch"}, "alpine": {"Alpine", "Alpine"},
+	}
+}}
 
 func distribution(grains map[string]any) {
 	data, err := os.ReadFile("/etc/os-release")
@@ -105,7 +107,7 @@ func distribution(grains map[string]any) {
 		key, v, _ := strings.Cut(strings.TrimSpace(line), "=")
 		release[key] = strings.Trim(v, `"'`)
 	}
-	if n, ok := osNames[release["ID"]]; ok {
+	if n, ok := osNames.get()[release["ID"]]; ok {
 		grains["os"], grains["os_family"] = n[0], n[1]
 	} else if release["NAME"] != "" {
 		grains["os"] = release["NAME"]

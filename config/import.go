@@ -280,7 +280,7 @@ func (r *crontabReader) noDescription(l cronLine) bool {
 		return off.kind == variableLine
 	}
 	if strings.HasPrefix(off.entry.when, "@") {
-		return cronAliases[off.entry.when] != "" || off.entry.when == "@reboot"
+		return cronAliases.get()[off.entry.when] != "" || off.entry.when == "@reboot"
 	}
 	_, err := cronTimes([5]string(strings.Fields(off.entry.when)), func(_, low, _ int) int { return low })
 	return err == nil

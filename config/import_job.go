@@ -112,7 +112,7 @@ func (r *crontabReader) insertBefore(j *importJob, comments []string) {
 func (r *crontabReader) times(l cronLine) (keys FieldTexts, random bool, why string) {
 	when := l.entry.when
 	if strings.HasPrefix(when, "@") {
-		alias := cronAliases[when]
+		alias := cronAliases.get()[when]
 		switch _, err := ParseCrontab(when, nil); {
 		case alias == "":
 			return keys, false, when + " is no word that cron knows; write five fields"

@@ -2,7 +2,6 @@ package config
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -12,24 +11,33 @@ import (
 
 // before are words that stand in front of what is meant: the options among them
 // that take a value, and how many plain words follow.
-var before = map[string]struct {
+var before = lazy[map[string]inFront]{make: func() map[string]inFront {
+	return map[string]inFront{
+		"nice": {valued: "n"}, "ionice": {valued: "cnpPu"}, "exec": {valued: "a"}, "nohup": {}, "time": {valued: "of"}, "env": {valued: "uCS"},
+		"sudo": {valued: "ugCpT"}, "doas": {valued: "uC"}, "runuser": {valued: "ugG"}, "flock": {valued: "wE", words: 1}, "timeout": {valued: "ks", words: 1},
+		"setsid": {}, "stdbuf": {valued: "ioe"}, "command": {}, "chronic": {}, "cronic": {}, "run-one": {}, "chrt": {words: 1}, "taskset": {words: 1},
+		"builtin": {}, "then": {}, "do": {}, "else": {}, "!": {}, "{": {}, "systemd-cat": {valued: "tp"}, "setpriv": {}, "unbuffer": {}, "catchsegv": {},
+	}
+}}
+
+type inFront struct {
 	valued string
 	words  int
-}{
-	"nice": {valued: "n"}, "ionice": {valued: "cnpPu"}, "exec": {valued: "a"}, "nohup": {}, "time": {valued: "of"}, "env": {valued: "uCS"},
-	"sudo": {valued: "ugCpT"}, "doas": {valued: "uC"}, "runuser": {valued: "ugG"}, "flock": {valued: "wE", words: 1}, "timeout": {valued: "ks", words: 1},
-	"setsid": {}, "stdbuf": {valued: "ioe"}, "command": {}, "chronic": {}, "cronic": {}, "run-one": {}, "chrt": {words: 1}, "taskset": {words: 1},
-	"builtin": {}, "then": {}, "do": {}, "else": {}, "!": {}, "{": {}, "systemd-cat": {valued: "tp"}, "setpriv": {}, "unbuffer": {}, "catchsegv": {},
 }
 
 // interpreters run what their first plain word names.
-var interpreters = regexp.MustCompile(`^(ba|da|z|k|a)?sh$|^(python|pypy|perl|ruby|php|lua|node|nodejs|tclsh|Rscript|java|run-parts|docker-compose)[0-9.]*$`)
+var interpreters = pattern{text: `^(ba|da|z|k|a)?sh$|^(python|pypy|perl|ruby|php|lua|node|nodejs|tclsh|Rscript|java|run-parts|docker-compose)[0-9.]*$`}
 
-// preludes do something that the command needs, and are not what it is about.
-var preludes = map[string]bool{
-	"cd": true, "test": true, "[": true, "[[": true, ".": true, "source": true, "export": true, "umask": true, "sleep": true, "true": true, ":": true,
-	"if": true, "fi": true, "done": true, "}": true, "set": true, "ulimit": true, "for": true, "while": true, "exit": true, "trap": true, "mkdir": true,
-	"echo": true, "printf": true, "cat": true,
+// isPrelude says whether a word does something that the command needs, and is not
+// what it is about.
+func isPrelude(word string) bool {
+	switch word {
+	case "cd", "test", "[", "[[", ".", "source", "export", "umask", "sleep", "true", ":",
+		"if", "fi", "done", "}", "set", "ulimit", "for", "while", "exit", "trap", "mkdir",
+		"echo", "printf", "cat":
+		return true
+	}
+	return false
 }
 
 // nameOf makes a job's name of a command.
@@ -67,10 +75,10 @@ func mainWord(command string, depth int) string {
 		if first == "" {
 			first = word
 		}
-		if preludes[word] {
+		if isPrelude(word) {
 			continue
 		}
-		if path.Base(word) == "su" || interpreters.MatchString(path.Base(word)) {
+		if path.Base(word) == "su" || interpreters.get().MatchString(path.Base(word)) {
 			if inner := interpreted(path.Base(word), args, depth); inner != "" {
 				return inner
 			}
@@ -84,11 +92,11 @@ func mainWord(command string, depth int) string {
 func behind(words []string) (string, []string) {
 	for len(words) > 0 {
 		word := words[0]
-		if name, _, assigns := strings.Cut(word, "="); assigns && userName.MatchString(name) {
+		if name, _, assigns := strings.Cut(word, "="); assigns && userName.get().MatchString(name) {
 			words = words[1:]
 			continue
 		}
-		b, known := before[path.Base(word)]
+		b, known := before.get()[path.Base(word)]
 		if !known || len(words) == 1 {
 			return word, words[1:]
 		}

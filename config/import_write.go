@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,7 +108,7 @@ func (im *importer) job(b *strings.Builder, j *importJob) {
 }
 
 // plainScalar needs no quotes, unless YAML has a meaning for it.
-var plainScalar = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/._+-]*$`)
+var plainScalar = pattern{text: `^[A-Za-z/][A-Za-z0-9/._+-]*$`}
 
 var yamlWords = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
@@ -117,7 +116,7 @@ var yamlWords = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "n
 // lines, indent is their indentation; 0 keeps it on one.
 func scalar(s string, indent int) string {
 	switch {
-	case plainScalar.MatchString(s) && !slices.Contains(yamlWords, strings.ToLower(s)):
+	case plainScalar.get().MatchString(s) && !slices.Contains(yamlWords, strings.ToLower(s)):
 		return s
 	case indent > 0 && strings.Contains(s, "\n") && !strings.HasPrefix(s, "\n") && !strings.HasPrefix(s, " ") &&
 		!strings.HasPrefix(s, "\t") && !strings.HasSuffix(s, "\n") && printableText(strings.ReplaceAll(s, "\n", "")):

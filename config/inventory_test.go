@@ -225,7 +225,7 @@ func TestDiffKnowsEveryField(t *testing.T) {
 		switch field {
 		case "Name", "File", "Line", "Schedule", "Fields", "Location", "Notify", "Raw":
 		default:
-			if jobFieldKeys[field] == "" {
+			if jobFieldKeys.get()[field] == "" {
 				t.Errorf("field %s is not compared", field)
 			}
 		}

@@ -94,10 +94,10 @@ func readJob(s scope, group, file string, key, body *value, zones *zoneTable) *d
 	r.nameAsWritten(key)
 	r.doubled(body)
 	for _, p := range body.pairs {
-		if read := jobKeys[p.key.text]; read != nil {
+		if read := jobKeys.get()[p.key.text]; read != nil {
 			read(r, p.val)
 		} else {
-			r.unknown(p.key, jobKeyNames)
+			r.unknown(p.key, jobKeyNames.get())
 		}
 	}
 	r.together(key, body)
@@ -205,7 +205,7 @@ const overlapPhrase = "i know what i am doing!"
 // allowOverlap: every other text has always meant no, so it cannot be an error.
 func (r *jobReader) allowOverlap(v *value) {
 	allowed := v.kind == scalarKind && v.text == overlapPhrase
-	is, isBool := yamlBools[v.text]
+	is, isBool := yamlBool(v.text)
 	switch {
 	case r.overlapSet && (allowed && r.d.job.OnOverlap != "allow"):
 		r.warn(v, "allow_overlap", "is ignored: on_overlap: "+r.d.job.OnOverlap+" is in effect", "take it out")

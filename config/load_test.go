@@ -151,7 +151,7 @@ all:
 		t.Errorf("raw is %v", raw)
 	}
 	// A key nobody tests here is a key nobody reads.
-	for _, key := range jobKeyNames {
+	for _, key := range jobKeyNames.get() {
 		switch key {
 		case "schedule", "utc", "allow_overlap", "hard_timeout", "soft_timeout":
 		default:

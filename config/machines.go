@@ -26,36 +26,38 @@ type machineReader struct {
 	ssh, local *value
 }
 
-var machineKeys = map[string]func(*machineReader, *value){
-	"ssh": func(r *machineReader, v *value) {
-		r.ssh = v
-		if text, ok := r.trimmed("ssh", v); ok {
-			if why := badSSH(text); why != "" {
-				r.fail(v, "ssh", why, "write HOST, USER@HOST or USER@HOST:PORT")
+var machineKeys = lazy[map[string]func(*machineReader, *value)]{make: func() map[string]func(*machineReader, *value) {
+	return map[string]func(*machineReader, *value){
+		"ssh": func(r *machineReader, v *value) {
+			r.ssh = v
+			if text, ok := r.trimmed("ssh", v); ok {
+				if why := badSSH(text); why != "" {
+					r.fail(v, "ssh", why, "write HOST, USER@HOST or USER@HOST:PORT")
+					return
+				}
+				r.m.SSH = text
+			}
+		},
+		"local":   func(r *machineReader, v *value) { r.local = v; set(&r.m.Local)(r.boolean("local", v)) },
+		"enabled": func(r *machineReader, v *value) { set(&r.m.Enabled)(r.boolean("enabled", v)) },
+		"sudo":    func(r *machineReader, v *value) { set(&r.m.Sudo)(r.boolean("sudo", v)) },
+		"push":    func(r *machineReader, v *value) { set(&r.m.Push)(r.boolean("push", v)) },
+		"tunnel":  func(r *machineReader, v *value) { set(&r.m.Tunnel)(r.boolean("tunnel", v)) },
+		"spool":   func(r *machineReader, v *value) { set(&r.m.Spool)(r.trimmed("spool", v)) },
+		"grains": func(r *machineReader, v *value) {
+			if isNull(v) {
 				return
 			}
-			r.m.SSH = text
-		}
-	},
-	"local":   func(r *machineReader, v *value) { r.local = v; set(&r.m.Local)(r.boolean("local", v)) },
-	"enabled": func(r *machineReader, v *value) { set(&r.m.Enabled)(r.boolean("enabled", v)) },
-	"sudo":    func(r *machineReader, v *value) { set(&r.m.Sudo)(r.boolean("sudo", v)) },
-	"push":    func(r *machineReader, v *value) { set(&r.m.Push)(r.boolean("push", v)) },
-	"tunnel":  func(r *machineReader, v *value) { set(&r.m.Tunnel)(r.boolean("tunnel", v)) },
-	"spool":   func(r *machineReader, v *value) { set(&r.m.Spool)(r.trimmed("spool", v)) },
-	"grains": func(r *machineReader, v *value) {
-		if isNull(v) {
-			return
-		}
-		if v.kind != mappingKind {
-			r.fail(v, "grains", "is not a mapping of names to values", "write NAME: VALUE indented below it")
-			return
-		}
-		r.m.Grains, _ = plainAny(v).(map[string]any)
-	},
-}
+			if v.kind != mappingKind {
+				r.fail(v, "grains", "is not a mapping of names to values", "write NAME: VALUE indented below it")
+				return
+			}
+			r.m.Grains, _ = plainAny(v).(map[string]any)
+		},
+	}
+}}
 
-var machineKeyNames = slices.Sorted(maps.Keys(machineKeys))
+var machineKeyNames = lazy[[]string]{make: func() []string { return slices.Sorted(maps.Keys(machineKeys.get())) }}
 
 // readMachines reads one saltpeter_machines. ok is false where it is no
 // inventory at all; an empty one is.
@@ -130,10 +132,10 @@ func readMachine(s *scope, key, v *value) (*Machine, bool) {
 	r := &machineReader{scope: in, m: &Machine{Name: name, Enabled: true, Push: true, Source: fmt.Sprintf("%s:%d", s.file, key.line)}}
 	in.doubled(v)
 	for _, p := range v.pairs {
-		if read := machineKeys[p.key.text]; read != nil {
+		if read := machineKeys.get()[p.key.text]; read != nil {
 			read(r, p.val)
 		} else {
-			in.unknown(p.key, machineKeyNames)
+			in.unknown(p.key, machineKeyNames.get())
 		}
 	}
 	switch {

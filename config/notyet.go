@@ -32,7 +32,11 @@ func (r *jobReader) notYet(body *value) {
 	}
 }
 
-// transportNotYet are values of default_transport.
-var transportNotYet = map[string]string{
-	"salt": "a run over it fails, and says so",
+// transportNotYet says what happens instead of a value of default_transport, ""
+// if that is in effect.
+func transportNotYet(transport string) string {
+	if transport == "salt" {
+		return "a run over it fails, and says so"
+	}
+	return ""
 }

@@ -56,7 +56,7 @@ func (s *scope) boolean(key string, v *value) (is, ok bool) {
 	if !s.scalar(key, v, "true or false") {
 		return false, false
 	}
-	is, ok = yamlBools[v.text]
+	is, ok = yamlBool(v.text)
 	switch {
 	case ok && v.plain:
 	case ok:
@@ -176,7 +176,7 @@ func (s *scope) word(key string, v *value, words ...string) (string, bool) {
 		return "", false
 	}
 	w := strings.ToLower(strings.TrimSpace(v.text))
-	if is, ok := yamlBools[v.text]; ok && !is && v.plain && slices.Contains(words, "off") {
+	if is, ok := yamlBool(v.text); ok && !is && v.plain && slices.Contains(words, "off") {
 		w = "off"
 	}
 	if slices.Contains(words, w) {

@@ -25,10 +25,15 @@ const (
 	mergeMeaning
 )
 
-var yamlBools = map[string]bool{
-	"yes": true, "Yes": true, "YES": true, "no": false, "No": false, "NO": false,
-	"true": true, "True": true, "TRUE": true, "false": false, "False": false, "FALSE": false,
-	"on": true, "On": true, "ON": true, "off": false, "Off": false, "OFF": false,
+// yamlBool reads a word as YAML 1.1 does; ok is false where it is no boolean.
+func yamlBool(s string) (is, ok bool) {
+	switch s {
+	case "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON":
+		return true, true
+	case "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF":
+		return false, true
+	}
+	return false, false
 }
 
 // maxNumber bounds the digits that are taken for a number: beyond it nobody
@@ -42,7 +47,7 @@ func meaningOf(s string) meaning {
 	case "<<":
 		return mergeMeaning
 	}
-	if _, ok := yamlBools[s]; ok {
+	if _, ok := yamlBool(s); ok {
 		return boolMeaning
 	}
 	if c := s[0]; len(s) > maxNumber || !(c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.') {
@@ -271,7 +276,7 @@ func pythonText(v *value) string {
 	case nullMeaning:
 		return "None"
 	case boolMeaning:
-		if yamlBools[v.text] {
+		if is, _ := yamlBool(v.text); is {
 			return "True"
 		}
 		return "False"
@@ -331,7 +336,8 @@ func plainAny(v *value) any {
 	case nullMeaning:
 		return nil
 	case boolMeaning:
-		return yamlBools[v.text]
+		is, _ := yamlBool(v.text)
+		return is
 	case intMeaning:
 		if n, _ := yamlInt(v.text); n.IsInt64() {
 			return n.Int64()

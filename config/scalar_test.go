@@ -70,7 +70,7 @@ func TestNearest(t *testing.T) {
 		"comand": "command", "cmmand": "command", "commnad": "command", "tragets": "targets", "usr": "user",
 		"xyz": "", "number_of_target": "number_of_targets", "c": "", "": "",
 	} {
-		if got := nearest(word, jobKeyNames); got != want {
+		if got := nearest(word, jobKeyNames.get()); got != want {
 			t.Errorf("nearest to %q is %q, want %q", word, got, want)
 		}
 	}

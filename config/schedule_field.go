@@ -19,20 +19,16 @@ type fieldRule struct {
 	first    int // the value of names[0]
 }
 
-var (
-	monthNames = []string{"jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"}
-	dayNames   = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
-
-	fieldRules = [...]fieldRule{
-		{name: "sec", word: "second", max: 59, top: 59, preset: "0"},
-		{name: "min", word: "minute", max: 59, top: 59},
-		{name: "hour", word: "hour", max: 23, top: 23},
-		{name: "dom", word: "day of the month", min: 1, max: 31, top: 31},
-		{name: "mon", word: "month", min: 1, max: 12, top: 12, names: monthNames, first: 1},
-		{name: "dow", word: "day of the week", max: 7, top: 6, names: dayNames},
-		{name: "year", word: "year", min: firstYear, max: lastYear, top: lastYear, base: firstYear, preset: "*"},
-	}
-)
+var fieldRules = [...]fieldRule{
+	{name: "sec", word: "second", max: 59, top: 59, preset: "0"},
+	{name: "min", word: "minute", max: 59, top: 59},
+	{name: "hour", word: "hour", max: 23, top: 23},
+	{name: "dom", word: "day of the month", min: 1, max: 31, top: 31},
+	{name: "mon", word: "month", min: 1, max: 12, top: 12, first: 1,
+		names: []string{"jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"}},
+	{name: "dow", word: "day of the week", max: 7, top: 6, names: []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}},
+	{name: "year", word: "year", min: firstYear, max: lastYear, top: lastYear, base: firstYear, preset: "*"},
+}
 
 // fieldSet is what one field allows.
 type fieldSet struct {

@@ -148,7 +148,7 @@ func (o oracle) next(t time.Time) time.Time {
 // drawField makes a field that the grammar allows.
 func drawField(t *rapid.T, i int) string {
 	rule := fieldRules[i]
-	names := map[int][]string{4: monthNames, 5: dayNames}[i]
+	names := rule.names
 	low, high := rule.min, rule.max
 	if i == 6 {
 		low, high = 2015, 2060 // most draws should match at some time

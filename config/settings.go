@@ -53,7 +53,7 @@ func readWords(words ...string) func(*scope, string, *value) (string, bool) {
 
 // readTLS reads off, auto or the pair of a certificate and a key.
 func readTLS(s *scope, key string, v *value) (string, bool) {
-	if is, ok := yamlBools[v.text]; v.kind == scalarKind && v.plain && ok {
+	if is, ok := yamlBool(v.text); v.kind == scalarKind && v.plain && ok {
 		return map[bool]string{true: "auto", false: "off"}[is], true
 	}
 	list, ok := s.texts(key, v)
@@ -76,7 +76,7 @@ func readTLS(s *scope, key string, v *value) (string, bool) {
 
 // readLogDir reads a folder, or off, which YAML takes for a boolean.
 func readLogDir(s *scope, key string, v *value) (string, bool) {
-	if is, ok := yamlBools[v.text]; v.kind == scalarKind && v.plain && ok {
+	if is, ok := yamlBool(v.text); v.kind == scalarKind && v.plain && ok {
 		if is {
 			s.fail(v, key, v.text+" is a YAML boolean", "name a folder, or write off")
 		}
@@ -85,49 +85,53 @@ func readLogDir(s *scope, key string, v *value) (string, bool) {
 	return s.trimmed(key, v)
 }
 
-var settingKeys = map[string]settingKey{
-	"logdir":                        put(readLogDir, func(s *Settings) *string { return &s.LogDir }),
-	"debug":                         put((*scope).boolean, func(s *Settings) *bool { return &s.Debug }),
-	"api_ws":                        put((*scope).boolean, func(s *Settings) *bool { return &s.API }),
-	"api_ws_port":                   put(readPort, func(s *Settings) *int { return &s.APIPort }),
-	"api_ws_bind_addr":              put((*scope).address, func(s *Settings) *string { return &s.APIBind }),
-	"api_ws_tls":                    put(readTLS, func(s *Settings) *string { return &s.APITLS }),
-	"api_ws_allowed_hosts":          put((*scope).texts, func(s *Settings) *[]string { return &s.APIAllowedHosts }),
-	"api_anonymous_role":            put(readWords("read", "operate"), func(s *Settings) *string { return &s.APIAnonymousRole }),
-	"machines_ws_port":              put(readPort, func(s *Settings) *int { return &s.MachinesPort }),
-	"machines_ws_bind_addr":         put((*scope).address, func(s *Settings) *string { return &s.MachinesBind }),
-	"machines_ws_tls":               put(readTLS, func(s *Settings) *string { return &s.MachinesTLS }),
-	"default_saltpeter_server_host": put((*scope).trimmed, func(s *Settings) *string { return &s.ServerHost }),
-	"default_wrapper_path":          put((*scope).trimmed, func(s *Settings) *string { return &s.WrapperPath }),
-	"default_wrapper_loglevel":      put(readWords("normal", "debug", "off"), func(s *Settings) *string { return &s.WrapperLogLevel }),
-	"default_wrapper_logdir":        put((*scope).trimmed, func(s *Settings) *string { return &s.WrapperLogDir }),
-	"default_transport":             put(readWords("auto", "local", "ssh", "salt"), func(s *Settings) *string { return &s.DefaultTransport }),
-	"state_dir":                     put((*scope).trimmed, func(s *Settings) *string { return &s.StateDir }),
-	"retention":                     put((*scope).positive, func(s *Settings) *time.Duration { return &s.Retention }),
-	"socket_group":                  put((*scope).trimmed, func(s *Settings) *string { return &s.SocketGroup }),
-	"tokens_file":                   put((*scope).trimmed, func(s *Settings) *string { return &s.TokensFile }),
-	"adopt_unknown":                 put((*scope).boolean, func(s *Settings) *bool { return &s.AdoptUnknown }),
-	"elasticsearch":                 put((*scope).texts, func(s *Settings) *[]string { return &s.Elasticsearch }),
-	"elasticsearch_index":           put((*scope).trimmed, func(s *Settings) *string { return &s.ElasticsearchIndex }),
-	"opensearch":                    put((*scope).texts, func(s *Settings) *[]string { return &s.OpenSearch }),
-	"opensearch_index":              put((*scope).trimmed, func(s *Settings) *string { return &s.OpenSearchIndex }),
-	"default_timezone": func(r *settingReader, key string, v *value) func(*Settings) {
-		loc, ok := r.zone(key, v, r.zones)
-		if !ok {
-			return nil
-		}
-		return func(s *Settings) { s.DefaultLocation = loc }
-	},
-}
+var settingKeys = lazy[map[string]settingKey]{make: func() map[string]settingKey {
+	return map[string]settingKey{
+		"logdir":                        put(readLogDir, func(s *Settings) *string { return &s.LogDir }),
+		"debug":                         put((*scope).boolean, func(s *Settings) *bool { return &s.Debug }),
+		"api_ws":                        put((*scope).boolean, func(s *Settings) *bool { return &s.API }),
+		"api_ws_port":                   put(readPort, func(s *Settings) *int { return &s.APIPort }),
+		"api_ws_bind_addr":              put((*scope).address, func(s *Settings) *string { return &s.APIBind }),
+		"api_ws_tls":                    put(readTLS, func(s *Settings) *string { return &s.APITLS }),
+		"api_ws_allowed_hosts":          put((*scope).texts, func(s *Settings) *[]string { return &s.APIAllowedHosts }),
+		"api_anonymous_role":            put(readWords("read", "operate"), func(s *Settings) *string { return &s.APIAnonymousRole }),
+		"machines_ws_port":              put(readPort, func(s *Settings) *int { return &s.MachinesPort }),
+		"machines_ws_bind_addr":         put((*scope).address, func(s *Settings) *string { return &s.MachinesBind }),
+		"machines_ws_tls":               put(readTLS, func(s *Settings) *string { return &s.MachinesTLS }),
+		"default_saltpeter_server_host": put((*scope).trimmed, func(s *Settings) *string { return &s.ServerHost }),
+		"default_wrapper_path":          put((*scope).trimmed, func(s *Settings) *string { return &s.WrapperPath }),
+		"default_wrapper_loglevel":      put(readWords("normal", "debug", "off"), func(s *Settings) *string { return &s.WrapperLogLevel }),
+		"default_wrapper_logdir":        put((*scope).trimmed, func(s *Settings) *string { return &s.WrapperLogDir }),
+		"default_transport":             put(readWords("auto", "local", "ssh", "salt"), func(s *Settings) *string { return &s.DefaultTransport }),
+		"state_dir":                     put((*scope).trimmed, func(s *Settings) *string { return &s.StateDir }),
+		"retention":                     put((*scope).positive, func(s *Settings) *time.Duration { return &s.Retention }),
+		"socket_group":                  put((*scope).trimmed, func(s *Settings) *string { return &s.SocketGroup }),
+		"tokens_file":                   put((*scope).trimmed, func(s *Settings) *string { return &s.TokensFile }),
+		"adopt_unknown":                 put((*scope).boolean, func(s *Settings) *bool { return &s.AdoptUnknown }),
+		"elasticsearch":                 put((*scope).texts, func(s *Settings) *[]string { return &s.Elasticsearch }),
+		"elasticsearch_index":           put((*scope).trimmed, func(s *Settings) *string { return &s.ElasticsearchIndex }),
+		"opensearch":                    put((*scope).texts, func(s *Settings) *[]string { return &s.OpenSearch }),
+		"opensearch_index":              put((*scope).trimmed, func(s *Settings) *string { return &s.OpenSearchIndex }),
+		"default_timezone": func(r *settingReader, key string, v *value) func(*Settings) {
+			loc, ok := r.zone(key, v, r.zones)
+			if !ok {
+				return nil
+			}
+			return func(s *Settings) { s.DefaultLocation = loc }
+		},
+	}
+}}
 
-var sshKeys = map[string]settingKey{
-	"user":           put((*scope).trimmed, func(s *Settings) *string { return &s.SSH.User }),
-	"port":           put(readSSHPort, func(s *Settings) *int { return &s.SSH.Port }),
-	"identity_files": put((*scope).texts, func(s *Settings) *[]string { return &s.SSH.IdentityFiles }),
-	"known_hosts":    put((*scope).trimmed, func(s *Settings) *string { return &s.SSH.KnownHosts }),
-	"config":         put((*scope).trimmed, func(s *Settings) *string { return &s.SSH.Config }),
-	"concurrency":    put(readConcurrency, func(s *Settings) *int { return &s.SSH.Concurrency }),
-}
+var sshKeys = lazy[map[string]settingKey]{make: func() map[string]settingKey {
+	return map[string]settingKey{
+		"user":           put((*scope).trimmed, func(s *Settings) *string { return &s.SSH.User }),
+		"port":           put(readSSHPort, func(s *Settings) *int { return &s.SSH.Port }),
+		"identity_files": put((*scope).texts, func(s *Settings) *[]string { return &s.SSH.IdentityFiles }),
+		"known_hosts":    put((*scope).trimmed, func(s *Settings) *string { return &s.SSH.KnownHosts }),
+		"config":         put((*scope).trimmed, func(s *Settings) *string { return &s.SSH.Config }),
+		"concurrency":    put(readConcurrency, func(s *Settings) *int { return &s.SSH.Concurrency }),
+	}
+}}
 
 func readSSHPort(s *scope, key string, v *value) (int, bool) { return s.integer(key, v, 1, 65535) }
 
@@ -136,8 +140,8 @@ func readConcurrency(s *scope, key string, v *value) (int, bool) {
 }
 
 var (
-	settingNames = append(slices.Sorted(maps.Keys(settingKeys)), "ssh")
-	sshNames     = slices.Sorted(maps.Keys(sshKeys))
+	settingNames = lazy[[]string]{make: func() []string { return append(slices.Sorted(maps.Keys(settingKeys.get())), "ssh") }}
+	sshNames     = lazy[[]string]{make: func() []string { return slices.Sorted(maps.Keys(sshKeys.get())) }}
 )
 
 // readSettings reads one saltpeter_config. Every key stands for itself: a wrong
@@ -152,7 +156,7 @@ func readSettings(s *scope, v *value, zones *zoneTable) []setting {
 		r.fail(v, "", "is not a mapping of keys", "write the keys indented below it")
 		return nil
 	}
-	r.keys(v, "", settingKeys, settingNames)
+	r.keys(v, "", settingKeys.get(), settingNames.get())
 	return r.list
 }
 
@@ -185,7 +189,7 @@ func (r *settingReader) ssh(v *value) {
 		return
 	}
 	in := &settingReader{scope: r.inside("ssh."), zones: r.zones}
-	in.keys(v, "ssh.", sshKeys, sshNames)
+	in.keys(v, "ssh.", sshKeys.get(), sshNames.get())
 	r.list = append(r.list, in.list...)
 }
 
@@ -193,7 +197,7 @@ func (r *settingReader) later(full, key string, v *value) {
 	if full != "default_transport" {
 		return
 	}
-	if instead := transportNotYet[strings.ToLower(v.text)]; instead != "" {
+	if instead := transportNotYet(strings.ToLower(v.text)); instead != "" {
 		r.warn(v, key, "is not yet in effect: "+instead, "")
 	}
 }

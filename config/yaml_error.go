@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"regexp"
 	"sort"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
 	yaml "go.yaml.in/yaml/v4"
@@ -36,7 +34,7 @@ func explain(data []byte, err error) *syntaxError {
 		}
 		bad.text = "not valid YAML: a text that begins with * must be quoted"
 		bad.hint = starHint(line, bad.col)
-		if name := anchorName().FindString(skipRunes(line, bad.col)); name != "" {
+		if name := anchorName.get().FindString(skipRunes(line, bad.col)); name != "" {
 			bad.text = fmt.Sprintf("not valid YAML: *%s names no anchor &%s above", cut(name), cut(name))
 			bad.hint = "mend the name, or if it is a text " + bad.hint
 		}
@@ -69,18 +67,12 @@ func hintFor(message, line string, col int) string {
 	return ""
 }
 
-// Compiled when a file has a fault: what a package does at its start, every
-// wrapper pays for.
 var (
-	anchorName = lazily(`^[A-Za-z][A-Za-z0-9_-]*`)
-	starKey    = lazily(`([A-Za-z_][A-Za-z0-9_]*)\s*:\s+$`)
+	anchorName = pattern{text: `^[A-Za-z][A-Za-z0-9_-]*`}
+	starKey    = pattern{text: `([A-Za-z_][A-Za-z0-9_]*)\s*:\s+$`}
 	// A line of a job whose schedule field is a star without quotes.
-	starLine = lazily(`^(\s*(?:sec|min|hour|dom|mon|dow|year|schedule)\s*:[ \t]+)(\*[^#'"\[\]{}]*?)([ \t]+#.*)?[ \t\r]*$`)
+	starLine = pattern{text: `^(\s*(?:sec|min|hour|dom|mon|dow|year|schedule)\s*:[ \t]+)(\*[^#'"\[\]{}]*?)([ \t]+#.*)?[ \t\r]*$`}
 )
-
-func lazily(expression string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
-}
 
 // starHint says how to write the value that begins with a star at col.
 func starHint(line string, col int) string {
@@ -97,7 +89,7 @@ func starHint(line string, col int) string {
 	if rest == "" || strings.ContainsAny(rest, "'\"") {
 		return "put it in quotes"
 	}
-	if key := starKey().FindStringSubmatch(before); key != nil {
+	if key := starKey.get().FindStringSubmatch(before); key != nil {
 		return fmt.Sprintf("quote it: %s: '%s'", key[1], cut(rest))
 	}
 	return fmt.Sprintf("quote it: '%s'", cut(rest))
@@ -119,7 +111,7 @@ func quoteStars(data []byte) ([]byte, []star) {
 		stars []star
 	)
 	for i, line := range bytes.SplitAfter(data, []byte("\n")) {
-		m := starLine().FindSubmatch(bytes.TrimRight(line, "\n"))
+		m := starLine.get().FindSubmatch(bytes.TrimRight(line, "\n"))
 		if m == nil {
 			out.Write(line)
 			continue

@@ -195,7 +195,7 @@ func (r *Runner) knowsRun(ctx context.Context) func(string) (bool, error) {
 }
 
 // signals that may be sent, by their numbers on Linux.
-var signals = map[int]string{
+var signals = [...]string{
 	1: "HUP", 2: "INT", 3: "QUIT", 4: "ILL", 5: "TRAP", 6: "ABRT", 7: "BUS", 8: "FPE", 9: "KILL", 10: "USR1", 11: "SEGV",
 	12: "USR2", 13: "PIPE", 14: "ALRM", 15: "TERM", 16: "STKFLT", 17: "CHLD", 18: "CONT", 19: "STOP", 20: "TSTP", 21: "TTIN",
 	22: "TTOU", 23: "URG", 24: "XCPU", 25: "XFSZ", 26: "VTALRM", 27: "PROF", 28: "WINCH", 29: "IO", 30: "PWR", 31: "SYS",
@@ -204,13 +204,11 @@ var signals = map[int]string{
 // signalName reads a signal as people write it: TERM, SIGTERM, term, 15.
 func signalName(text string) (string, error) {
 	name := strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(text)), "SIG")
-	if n, err := strconv.Atoi(name); err == nil {
+	if n, err := strconv.Atoi(name); err == nil && n >= 0 && n < len(signals) {
 		name = signals[n]
 	}
-	for _, known := range signals {
-		if known == name {
-			return name, nil
-		}
+	if name != "" && slices.Contains(signals[:], name) {
+		return name, nil
 	}
 	return "", &Refusal{Code: "bad_request", Text: fmt.Sprintf("there is no signal %q", text), Hint: "use a name such as TERM, INT, USR1 or KILL"}
 }

@@ -92,12 +92,11 @@ func parseConfig(path, home string) (*ssh_config.Config, error) {
 		return nil, err
 	}
 	if filepath.Dir(path) == "/etc/ssh" { // its Includes are relative to /etc/ssh
-		b = systemIncludes.ReplaceAll(b, []byte("${1}/etc/ssh/$2"))
+		includes := regexp.MustCompile(`(?im)^(\s*include\s+)([^/~\s][^\s]*)`)
+		b = includes.ReplaceAll(b, []byte("${1}/etc/ssh/$2"))
 	}
 	return ssh_config.DecodeBytes(b)
 }
-
-var systemIncludes = regexp.MustCompile(`(?im)^(\s*include\s+)([^/~\s][^\s]*)`)
 
 // checkMatches refuses what the parser would take for something else: of Match it
 // knows "all" and "host" with patterns, and reads further words as patterns too.
@@ -331,14 +330,15 @@ func (c *Client) identities(files []*ssh_config.Config, host string, p *place) {
 	}
 }
 
-var variable = regexp.MustCompile(`\$\{(\w+)\}`)
-
 // expand replaces ~, ${VARIABLES} and the tokens that a file's name may have.
 func (c *Client) expand(path, host string, p *place) string {
 	if path == "~" || strings.HasPrefix(path, "~/") {
 		path = c.me.HomeDir + path[1:]
 	}
-	path = variable.ReplaceAllStringFunc(path, func(v string) string { return os.Getenv(v[2 : len(v)-1]) })
+	if strings.Contains(path, "${") {
+		variable := regexp.MustCompile(`\$\{(\w+)\}`)
+		path = variable.ReplaceAllStringFunc(path, func(v string) string { return os.Getenv(v[2 : len(v)-1]) })
+	}
 	name, _ := os.Hostname()
 	short, _, _ := strings.Cut(name, ".")
 	return strings.NewReplacer("%%", "%", "%d", c.me.HomeDir, "%h", p.Host, "%n", host, "%p", strconv.Itoa(p.Port),

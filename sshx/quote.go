@@ -26,20 +26,24 @@ func Quote(argv ...string) string {
 	return strings.Join(words, " ")
 }
 
-// reserved are plain words that some shell reads as its own syntax where a command
-// stands; quoted, they are commands like others.
-var reserved = map[string]bool{
-	"and": true, "begin": true, "case": true, "coproc": true, "do": true, "done": true, "elif": true, "else": true,
-	"end": true, "esac": true, "fi": true, "for": true, "foreach": true, "function": true, "if": true, "in": true,
-	"nocorrect": true, "noglob": true, "not": true, "or": true, "repeat": true, "select": true, "switch": true,
-	"then": true, "time": true, "until": true, "while": true,
+// isReserved says whether some shell reads a plain word as its own syntax where a
+// command stands; quoted, it is a command like others.
+func isReserved(word string) bool {
+	switch word {
+	case "and", "begin", "case", "coproc", "do", "done", "elif", "else",
+		"end", "esac", "fi", "for", "foreach", "function", "if", "in",
+		"nocorrect", "noglob", "not", "or", "repeat", "select", "switch",
+		"then", "time", "until", "while":
+		return true
+	}
+	return false
 }
 
 func quoteWord(w string, command bool) string {
 	if w == "" {
 		return "''"
 	}
-	if strings.IndexFunc(w, odd) < 0 && !(command && reserved[w]) {
+	if strings.IndexFunc(w, odd) < 0 && !(command && isReserved(w)) {
 		return w
 	}
 	var b strings.Builder

@@ -161,7 +161,7 @@ func (c *compound) term() (matcher, *Error) {
 }
 
 // engines are the letters before an @.
-var engines = map[byte]string{
+var engines = [256]string{
 	'G': "grain", 'P': "grain_pcre", 'E': "pcre", 'L': "list", 'S': "ipcidr",
 	'N': "nodegroup", 'I': "pillar", 'J': "pillar_pcre", 'R': "range",
 }
@@ -175,9 +175,9 @@ func (c *compound) leaf(t token) (matcher, *Error) {
 	if !ok {
 		return name{glob(t.text)}, nil
 	}
-	kind, known := engines[letter]
+	kind := engines[letter]
 	switch {
-	case !known:
+	case kind == "":
 		hint := "write " + letters
 		if upper := letter &^ 0x20; engines[upper] != "" {
 			hint = fmt.Sprintf("write %c@", upper)

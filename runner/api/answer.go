@@ -43,15 +43,14 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 }
 
 // refusalStatus maps the runner's refusals to HTTP.
-var refusalStatus = map[string]int{
-	runner.CodeNoSuchJob:      http.StatusNotFound,
-	runner.CodeNoSuchRun:      http.StatusNotFound,
-	runner.CodeNothingRunning: http.StatusNotFound,
-	runner.CodeNoMachines:     http.StatusNotFound,
-	runner.CodeMaintenance:    http.StatusConflict,
-	runner.CodeOverlap:        http.StatusConflict,
-	runner.CodeAmbiguous:      http.StatusConflict,
-	runner.CodeBadRequest:     http.StatusBadRequest,
+func refusalStatus(code string) int {
+	switch code {
+	case runner.CodeNoSuchJob, runner.CodeNoSuchRun, runner.CodeNothingRunning, runner.CodeNoMachines:
+		return http.StatusNotFound
+	case runner.CodeMaintenance, runner.CodeOverlap, runner.CodeAmbiguous:
+		return http.StatusConflict
+	}
+	return http.StatusBadRequest
 }
 
 func toError(err error) *Error {
@@ -61,11 +60,7 @@ func toError(err error) *Error {
 	case errors.As(err, &own):
 		return own
 	case errors.As(err, &refusal):
-		status := refusalStatus[refusal.Code]
-		if status == 0 {
-			status = http.StatusBadRequest
-		}
-		return &Error{Status: status, Code: refusal.Code, Text: refusal.Text, Hint: refusal.Hint}
+		return &Error{Status: refusalStatus(refusal.Code), Code: refusal.Code, Text: refusal.Text, Hint: refusal.Hint}
 	case errors.Is(err, ledger.ErrNoRun):
 		return &Error{Status: http.StatusNotFound, Code: runner.CodeNoSuchRun, Text: "there is no such run", Hint: "`saltpeter history` lists the runs"}
 	case errors.Is(err, ledger.ErrNoTask):

@@ -70,7 +70,7 @@ func assembleBare(order []byte) (script []byte, mark string, o *wire.Order, err 
 	env = append(env, "SP_JOB_NAME="+o.Job, "SP_JOB_INSTANCE="+o.Run, "SP_MACHINE_ID="+o.Machine, "SP_TASK="+o.Task)
 	for _, entry := range env {
 		name, value, _ := strings.Cut(entry, "=")
-		if !shellName().MatchString(name) {
+		if !isShellName(name) {
 			return nil, "", nil, fmt.Errorf("cannot start without a wrapper: a shell cannot hand on the variable %q; take it out of the job's env", name)
 		}
 		b.WriteString("export " + name + "=" + shellQuote(value) + "\n")

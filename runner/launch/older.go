@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,7 +119,15 @@ func whole(f float64) string {
 	return strconv.FormatInt(int64(min(max(math.Ceil(f), 0), 1e12)), 10)
 }
 
-var shellName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`) })
+// isShellName says whether a shell can have a variable of this name.
+func isShellName(name string) bool {
+	for i, c := range name {
+		if !(c == '_' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || i > 0 && c >= '0' && c <= '9') {
+			return false
+		}
+	}
+	return name != ""
+}
 
 // olderScript starts an older wrapper from the standard input of `sh -s`, where the
 // environment cannot be handed over as such (sudo, ssh): it appears in no argument
@@ -129,7 +136,7 @@ func olderScript(env []string, path string) ([]byte, error) {
 	var b strings.Builder
 	for _, entry := range env {
 		name, value, _ := strings.Cut(entry, "=")
-		if !shellName().MatchString(name) {
+		if !isShellName(name) {
 			return nil, fmt.Errorf("cannot start an older wrapper: a shell cannot hand on the variable %q; take it out of the job's env", name)
 		}
 		b.WriteString("export " + name + "=" + shellQuote(value) + "\n")

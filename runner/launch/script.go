@@ -71,9 +71,15 @@ func hard(r ScriptRequest) time.Duration {
 
 // signalName is what may stand where the script has a signal. It is compiled when
 // it is first used: what a package does at its start, every wrapper pays for.
-var signalName = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^([A-Z][A-Z0-9]{1,9}([+-][0-9]{1,2})?|[1-9][0-9]?)$`)
-})
+func signalName() *regexp.Regexp {
+	signalOnce.Do(func() { signalPattern = regexp.MustCompile(`^([A-Z][A-Z0-9]{1,9}([+-][0-9]{1,2})?|[1-9][0-9]?)$`) })
+	return signalPattern
+}
+
+var (
+	signalOnce    sync.Once
+	signalPattern *regexp.Regexp
+)
 
 // assemble makes the text for the standard input of `sh -s`: the assignments,
 // then kill.sh as one function, then its call. A link that is cut in the middle
