@@ -35,7 +35,9 @@ func (a *app) nextVerb() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "next [JOB]",
 		Short: "When jobs fire next; needs no server",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `When jobs fire next. It reads the job files itself and needs no server; one on this
+machine that has the same folder is asked what is in maintenance.`,
+		Args: cobra.MaximumNArgs(1),
 		Example: `  saltpeter next                     the next firings of all jobs
   saltpeter next report -n 5         of one job
   saltpeter next report --from 2026-03-28T00:00:00Z   around a change of clocks`,
@@ -67,7 +69,7 @@ func (a *app) nextVerb() *cobra.Command {
 					n = 20
 				}
 			}
-			return a.printNext(set, names, start, n)
+			return a.printNext(a.resting(c.Context(), set, dir), names, start, n)
 		},
 	}
 	f := c.Flags()
@@ -124,7 +126,7 @@ func noteOf(set *config.Set, job *config.Job, t time.Time) string {
 	switch {
 	case !job.Enabled:
 		return "would fire: the job is disabled"
-	case set.Maintenance.Global:
+	case set.Resting(job):
 		return "would not fire if maintenance still were on"
 	}
 	return config.Note(job.Schedule, t)

@@ -125,11 +125,16 @@ func (a *app) problems(w io.Writer, st *api.Status) {
 	if errs+warnings > 0 {
 		fmt.Fprintln(w)
 	}
-	if st.Maintenance.Global {
-		fmt.Fprintln(w, a.colour(yellow, "MAINTENANCE")+": no new run starts")
+	if st.Maintenance.Global || len(st.Maintenance.Machines) > 0 {
+		if st.Maintenance.Global {
+			fmt.Fprintln(w, a.colour(yellow, "MAINTENANCE")+": no new run starts")
+		} else {
+			fmt.Fprintf(w, "%s on %s: left out of every run\n", a.colour(yellow, "MAINTENANCE"), printable(strings.Join(st.Maintenance.Machines, ", ")))
+		}
+		for _, s := range st.Maintenance.Sources {
+			fmt.Fprintf(w, "  %s\n", printable(sourceWords(s, st.Now)))
+		}
 		fmt.Fprintln(w)
-	} else if len(st.Maintenance.Machines) > 0 {
-		fmt.Fprintf(w, "%s on %s: left out of every run\n\n", a.colour(yellow, "MAINTENANCE"), printable(strings.Join(st.Maintenance.Machines, ", ")))
 	}
 }
 

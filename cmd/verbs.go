@@ -20,7 +20,7 @@ func (a *app) verbs() []*cobra.Command {
 		a.serveVerb(), a.wrapVerb(),
 		a.runVerb(), a.killVerb(), a.pauseVerb(), a.resumeVerb(), a.signalVerb(),
 		a.statusVerb(), a.logsVerb(), a.historyVerb(),
-		a.nextVerb(), a.whyVerb(), a.checkVerb(), a.importVerb(), a.machinesVerb(), a.deployVerb(), a.forgetVerb(), a.tokenVerb(),
+		a.nextVerb(), a.whyVerb(), a.checkVerb(), a.importVerb(), a.machinesVerb(), a.deployVerb(), a.maintenanceVerb(), a.forgetVerb(), a.tokenVerb(),
 		a.versionVerb(), a.exitCodesTopic(), completionVerb(),
 	}
 }

@@ -113,6 +113,7 @@ func (l *loading) maintenance(s *Set) {
 				s.Maintenance.Machines = append(s.Maintenance.Machines, m)
 			}
 		}
+		s.Maintenance.Places = append(s.Maintenance.Places, h.places(f.now.name)...)
 		if h.global || len(h.machines) > 0 {
 			sources = append(sources, f.now.name)
 		} else {

@@ -145,8 +145,16 @@ func (s Size) Of(total int) int {
 type Maintenance struct {
 	Global   bool     `json:"global"`
 	Machines []string `json:"machines"`
-	// Source is the file that says so, for messages.
-	Source string `json:"-"`
+	// Source is the file that says so, for messages; Places is where in it.
+	Source string  `json:"-"`
+	Places []Place `json:"-"`
+}
+
+// Place is where a file holds something back.
+type Place struct {
+	Machine string // "" = everything
+	File    string // base name
+	Line    int
 }
 
 // Settings are the keys of saltpeter_config, defaults filled in.

@@ -31,7 +31,7 @@ func (b beginning) ofSchedule() bool {
 // job's decision lock.
 func (f *firing) begin(ctx context.Context, set *config.Set, job *config.Job, b beginning) (*ledger.Run, error) {
 	if set.Maintenance.Global && !b.force {
-		return nil, &refusedFiring{ledger.ReasonMaintenance, ""}
+		return nil, &refusedFiring{ledger.ReasonMaintenance, f.maintenance().whyAll()}
 	}
 	waits := b.trigger == ledger.TriggerCatchUp // for the job's earlier runs, so they do not hold it back
 	if job.OnOverlap != "allow" && !b.force && !waits {

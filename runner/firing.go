@@ -20,7 +20,8 @@ type firing struct {
 	put    func(context.Context, ...ledger.Event) ([]ledger.Task, error) // Apply of ledger
 	tasks  *tasks
 	log    *slog.Logger
-	set    atomic.Pointer[config.Set]
+	set    atomic.Pointer[config.Set] // in force: what the files say, and what people hold back beside it
+	rests  rests
 	table  *timetable
 	runs   *progress
 	wake   chan struct{} // the timetable changed
@@ -48,7 +49,7 @@ type firing struct {
 func newFiring(l *ledger.Ledger, ts *tasks, set *config.Set, log *slog.Logger) *firing {
 	f := &firing{ledger: l, put: l.Apply, tasks: ts, log: log, table: newTimetable(), wake: make(chan struct{}, 1)}
 	f.runs = newProgress(ts, func() bool { return f.set.Load().Maintenance.Global })
-	f.set.Store(set)
+	f.inForce(func(r *rests) { r.files, r.holds = set, r.read(l) })
 	return f
 }
 
@@ -57,6 +58,9 @@ func newFiring(l *ledger.Ledger, ts *tasks, set *config.Set, log *slog.Logger) *
 func (f *firing) start(ctx context.Context, unfinished []ledger.Task) error {
 	f.configuring.Lock()
 	defer f.configuring.Unlock()
+	if f.rests.unread != nil {
+		return f.rests.unread
+	}
 	now := wallNow()
 	watermarks, err := f.ledger.Watermarks(ctx)
 	if err != nil {

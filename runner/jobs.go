@@ -33,7 +33,7 @@ func (f *firing) blocked(set *config.Set, job *config.Job) string {
 	switch {
 	case !job.Enabled:
 		return ledger.ReasonDisabled
-	case set.Maintenance.Global:
+	case set.Resting(job):
 		return ledger.ReasonMaintenance
 	case job.OnOverlap != "allow" && len(f.tasks.live(job.Name)) > 0:
 		return ledger.ReasonOverlap
@@ -46,7 +46,8 @@ func (f *firing) blocked(set *config.Set, job *config.Job) string {
 func (f *firing) setConfig(ctx context.Context, set *config.Set) {
 	f.configuring.Lock()
 	defer f.configuring.Unlock()
-	f.set.Store(set)
+	f.inForce(func(r *rests) { r.files = set })
+	set = f.set.Load()
 	if !f.running {
 		return // start takes what is in force then
 	}

@@ -57,7 +57,11 @@ func (f *firing) tryStart(ctx context.Context, a Actor, q *StartRequest, entry *
 	run, err := f.begin(ctx, set, job, b)
 	var refused *refusedFiring
 	if errors.As(err, &refused) {
-		return nil, refused.refusal(job.Name)
+		refusal := refused.refusal(job.Name)
+		if refusal.Code == CodeMaintenance {
+			refusal.Hint = f.maintenance().toRunNow()
+		}
+		return nil, refusal
 	}
 	return run, err
 }

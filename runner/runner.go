@@ -140,7 +140,8 @@ func (r *Runner) SetConfig(s *config.Set) {
 	r.hub.publish(Change{Kind: ChangeConfig, At: time.Now()})
 }
 
-// Config is the Set in force.
+// Config is the Set in force: what the files say, and what people hold back beside
+// it.
 func (r *Runner) Config() *config.Set { return r.firing.set.Load() }
 
 // Handler is what stands behind the machines listener.

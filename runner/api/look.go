@@ -21,7 +21,7 @@ type Status struct {
 	ConfigError string             `json:"config_error,omitempty"` // the folder itself cannot be read
 	StateError  string             `json:"state_error,omitempty"`  // nothing can be recorded: why, and since when
 	Problems    []config.Problem   `json:"problems"`
-	Maintenance config.Maintenance `json:"maintenance"`
+	Maintenance runner.Maintenance `json:"maintenance"`
 	Reports     []Reporter         `json:"reports"`
 }
 
@@ -53,7 +53,7 @@ func (s *Server) getStatus(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, Status{
 		Status: status, Version: s.o.Version, ConfigDir: s.o.ConfigDir, ConfigError: s.configError(),
 		StateError: s.stateError(),
-		Problems:   problems(set), Maintenance: config.Maintenance{Global: set.Maintenance.Global, Machines: list(set.Maintenance.Machines)},
+		Problems:   problems(set), Maintenance: s.o.Runner.Maintenance(),
 		Reports: s.reporters(r.Context()),
 	})
 }
@@ -362,7 +362,7 @@ func (s *Server) getConfig(w http.ResponseWriter, r *http.Request) error {
 
 // postCheck reads the folder as it is on the disk now and says what would change.
 func (s *Server) postCheck(w http.ResponseWriter, r *http.Request) error {
-	running := s.set()
+	running := s.o.Runner.Files()
 	fresh, err := config.Load(s.o.ConfigDir, nil)
 	if err != nil {
 		return &Error{Status: http.StatusConflict, Code: "config_unreadable", Text: err.Error()}

@@ -159,6 +159,11 @@ type (
 	// Audited appends to the audit log.
 	Audited struct{ Entry AuditEntry }
 
+	// HoldSet keeps something from new runs, in place of an earlier hold of the
+	// same; HoldLifted ends that, and is harmless where there is none.
+	HoldSet    struct{ Hold Hold }
+	HoldLifted struct{ Machine string }
+
 	// Watermark remembers how far a job's schedule has been dealt with, so that
 	// a restart knows which due times it missed. Job "" is the server's own
 	// heartbeat: the last instant at which it was certainly up.
@@ -189,4 +194,6 @@ func (TokenAdded) isEvent()    {}
 func (TokenDropped) isEvent()  {}
 func (NonceBound) isEvent()    {}
 func (Audited) isEvent()       {}
+func (HoldSet) isEvent()       {}
+func (HoldLifted) isEvent()    {}
 func (Watermark) isEvent()     {}

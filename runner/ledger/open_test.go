@@ -165,6 +165,9 @@ func TestMigration(t *testing.T) {
 	if v, err := bookValue(t.Context(), conn, "version"); v != "3" || err != nil {
 		t.Error(v, err)
 	}
+	conn.Close()
+	db.Close()
+	execAll(t, dir, fmt.Sprintf(`UPDATE book SET value = '%d' WHERE name = 'version'`, schemaVersion+1))
 	if _, err := Open(t.Context(), Options{Dir: dir}); !errors.Is(err, ErrVersion) {
 		t.Errorf("opened a later book: %v", err)
 	}

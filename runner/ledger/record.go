@@ -81,6 +81,10 @@ func (w *writer) record(e Event) error {
 		a := e.Entry
 		return w.exec(`INSERT INTO audit (num, at, who, came_from, what, target, outcome) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 			w.audits, nanos(a.At), a.Who, a.From, a.What, a.Target, a.Outcome)
+	case HoldSet:
+		return w.holdSet(e.Hold)
+	case HoldLifted:
+		return w.exec(`DELETE FROM holds WHERE machine = ?`, e.Machine)
 	case Watermark:
 		return w.exec(`INSERT INTO watermarks (job, at) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET at = excluded.at`, e.Job, nanos(e.At))
 	}

@@ -13,17 +13,18 @@ import (
 
 // schemaVersion is what this build writes. A step up adds a function to
 // migrations; a book of a later version is never opened.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // migrations[v] takes a book from version v to v+1, inside one transaction with
 // all the others.
 var migrations = map[int]migration{
 	1: func(ctx context.Context, conn *sql.Conn) error { return runAll(ctx, conn, schemaNews) },
+	2: func(ctx context.Context, conn *sql.Conn) error { return runAll(ctx, conn, schemaHolds) },
 }
 
 type migration func(ctx context.Context, conn *sql.Conn) error
 
-// schema of version 1; see schemaNews for the rest. Times are nanoseconds since 1970 (UTC), 0 for none.
+// schema of version 1; see schemaNews and schemaHolds for the rest. Times are nanoseconds since 1970 (UTC), 0 for none.
 // runs.num and tasks.num count up in order of recording; task files are named
 // after tasks.num. tasks.job and tasks.due repeat the run's for the indexes.
 // tasks.unfinished and tasks.rare are 0 or 1 and exist for the partial indexes:
@@ -102,7 +103,7 @@ func createBook(ctx context.Context, conn *sql.Conn, path string) error {
 	if others > 0 {
 		return fmt.Errorf("%w: %s is a database of something else: name another state directory", ErrVersion, path)
 	}
-	if err := runAll(ctx, conn, slices.Concat(schema, schemaNews)); err != nil {
+	if err := runAll(ctx, conn, slices.Concat(schema, schemaNews, schemaHolds)); err != nil {
 		return err
 	}
 	id := make([]byte, 16)
