@@ -29,6 +29,7 @@ type importCall struct {
 	shadow  bool
 	write   string
 	force   bool
+	names   string
 }
 
 func (a *app) importVerb() *cobra.Command {
@@ -41,14 +42,21 @@ the files of /etc/cron.d. FILE may be a folder of crontabs, or - for standard in
 
 A FILE is a crontab of this machine, MACHINE:FILE a copy of another's (write ./a:b for a
 file with a colon in its name). Lines that are the same on several machines become one
-job with a list of targets; a job's name comes from its command, and is the same at each
-import. Whether a crontab has a column of users is told by its path, else by its lines.
+job with a list of targets. Whether a crontab has a column of users is told by its path,
+else by its lines.
+
+A job's name comes from its command, with a suffix where several have the same. When
+crontabs are imported again, jobs keep the names that they have in the file that --force
+replaces, or that --names names, whatever was added, taken out or moved; so they keep
+their history. A job is known again by what it does, else by its user and command, else
+by its user and the only command of that name. No new job gets a name of that file.
 
 What cannot be carried over stands in the output as a comment at its place, and on
 standard error with file and line. Exit code 0: every line was carried over; 1: some
 were not, or nothing could be read.`,
 		Example: `  saltpeter import /etc/crontab /etc/cron.d -w /etc/saltpeter/cron.yaml
   saltpeter import --shadow /var/spool/cron/crontabs     disabled jobs, for a look by saltpeter next
+  saltpeter import /etc/crontab /etc/cron.d -w /etc/saltpeter/cron.yaml --force    again, after an edit
   crontab -l | saltpeter import -                        your own crontab
   saltpeter import --timezone UTC web1:web1.tab web2:web2.tab    copies from two machines`,
 		Args: cobra.MinimumNArgs(1),
@@ -61,7 +69,8 @@ were not, or nothing could be read.`,
 	f.StringArrayVar(&i.zones, "timezone", nil, "`[MACHINE:]ZONE` the machines' cron goes by (default, for this machine, its own)")
 	f.BoolVar(&i.shadow, "shadow", false, "make the jobs disabled: next shows when they would fire")
 	f.StringVarP(&i.write, "write", "w", "", "write to this file instead of standard output; it must not exist yet")
-	f.BoolVar(&i.force, "force", false, "with -w: replace the file")
+	f.BoolVar(&i.force, "force", false, "with -w: replace the file; jobs keep the names that they have in it")
+	f.StringVar(&i.names, "names", "", "a `FILE` that was imported before: jobs keep the names that they have in it")
 	return c
 }
 
@@ -99,12 +108,36 @@ func (i *importCall) run(args []string) error {
 		}
 		files, skipped = append(files, more...), append(skipped, left...)
 	}
-	result := config.ImportCrontabs(files, config.ImportOptions{Shadow: i.shadow, IsUser: func(name string) bool {
+	before, err := i.before()
+	if err != nil {
+		return err
+	}
+	result := config.ImportCrontabs(files, config.ImportOptions{Shadow: i.shadow, Before: before, IsUser: func(name string) bool {
 		_, err := user.Lookup(name)
 		return err == nil
 	}})
 	result.Notes = append(skipped, result.Notes...)
 	return i.put(result)
+}
+
+// before is the earlier result whose names are kept, nil if there is none. One that
+// cannot be read is not passed over: its jobs would lose their history by it.
+func (i *importCall) before() (*config.Set, error) {
+	path, hint := i.names, "mend it, or name another file"
+	if path == "" && i.write != "" && i.force {
+		if _, err := os.Lstat(i.write); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		path, hint = i.write, "mend it, or delete it: then the jobs are named anew"
+	}
+	if path == "" {
+		return nil, nil
+	}
+	set, err := config.ReadJobFile(path)
+	if err != nil {
+		return nil, failed(fmt.Errorf("cannot keep the names of the jobs in %s: %w", path, err), hint)
+	}
+	return set, nil
 }
 
 // splitMachine reads MACHINE:FILE as scp does: a colon behind a slash is the

@@ -26,6 +26,7 @@ type Crontab struct {
 type ImportOptions struct {
 	Shadow bool              // the jobs are disabled: only `next` shows them
 	IsUser func(string) bool // whether there is such a user here
+	Before *Set              // what an earlier import has made; its jobs keep their names. nil: there is none
 }
 
 // Import is what crontabs have become.
@@ -74,6 +75,7 @@ func ImportCrontabs(files []Crontab, o ImportOptions) *Import {
 	for _, f := range files {
 		im.file(f)
 	}
+	im.keepNames()
 	im.name()
 	out := &Import{Text: im.write(files), Notes: im.notes}
 	l := newLoading("", nil)

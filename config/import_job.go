@@ -188,24 +188,32 @@ func written(f FieldTexts) string {
 	return strings.Join([]string{f.Min, f.Hour, f.Dom, f.Mon, f.Dow}, " ")
 }
 
-// name gives every job one of its own. It depends on what the jobs do and on
-// nothing else: the order of lines and files, and when it is done, do not matter.
+// name gives every job that has none yet one of its own, which no job before had. It
+// depends on what the jobs do and on nothing else: the order of lines and files, and
+// when it is done, do not matter.
 func (im *importer) name() {
+	taken := map[string]bool{}
+	if im.o.Before != nil {
+		for name := range im.o.Before.Jobs {
+			taken[name] = true
+		}
+	}
 	byBase := map[string][]*importJob{}
 	for _, j := range im.jobs {
-		base := nameOf(j.does.bare)
-		byBase[base] = append(byBase[base], j)
+		if j.name == "" {
+			base := nameOf(j.does.bare)
+			byBase[base] = append(byBase[base], j)
+		}
 	}
-	taken := map[string]bool{}
 	for base, jobs := range byBase {
-		if len(jobs) == 1 {
+		if len(jobs) == 1 && !taken[base] {
 			jobs[0].name = base
 			taken[base] = true
 		}
 	}
 	for _, base := range slices.Sorted(maps.Keys(byBase)) {
 		jobs := byBase[base]
-		if len(jobs) == 1 {
+		if jobs[0].name != "" {
 			continue
 		}
 		slices.SortFunc(jobs, func(a, b *importJob) int {
