@@ -13,7 +13,8 @@ import (
 // and every task that is not finished.
 func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn) (*writer, error) {
 	w := &writer{
-		l: l, ctx: ctx, conn: conn, stmts: map[string]*sql.Stmt{},
+		l: l, ctx: ctx, conn: conn,
+		statements: map[string]*statement{}, taskStatements: map[taskStatement]*statement{}, queries: map[string]*sql.Stmt{}, columns: newColumns(),
 		tasks: map[TaskID]*entry{}, tails: map[string]*tail{}, defs: map[string]int64{},
 		marked: map[TaskID]int{},
 		feed:   feed{open: map[int64]*openRun{}},
@@ -223,7 +224,7 @@ func newEntry(r Run, t Task, run, num int64) *entry {
 	}
 	t.Queued, t.Launched, t.Started, t.Ended = utc(t.Queued), utc(t.Launched), utc(t.Started), utc(t.Ended)
 	t.Length = 0
-	return &entry{Task: copyOf(t), num: num, run: run, due: utc(r.Due), fresh: true}
+	return &entry{Task: copyOf(t), num: num, run: run, due: utc(r.Due)}
 }
 
 // definition stores a job as it was once for all the runs that had it so.

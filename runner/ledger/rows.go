@@ -17,7 +17,9 @@ type entry struct {
 	run   int64 // key of its run
 	due   time.Time
 	nonce string
-	fresh bool // not in the database yet
+	// stored is the entry that the database has, nil for a new one, while this one
+	// waits to be written.
+	stored *entry
 }
 
 func nanos(t time.Time) int64 {
@@ -34,7 +36,7 @@ func instant(n int64) time.Time {
 	return time.Unix(0, n).UTC()
 }
 
-func flag(b bool) int {
+func flag(b bool) int64 {
 	if b {
 		return 1
 	}
@@ -57,47 +59,7 @@ const (
 	taskColumns = `t.num, t.run, t.machine, t.job, t.due, t.state, t.batch, t.transport, t.cookie, t.queued, t.launched, t.started, t.ended,
 		t.exit_code, t.reason, t.leftover, t.amended, t.length, t.version, t.nonce, t.features, t.identity, t.end_detail, t.kill, t.notes, t.unfinished`
 	runColumns = `r.num, r.id, r.job, r.grp, r.due, r.fired, r.trig, r.asked_by, r.retry_of, r.reason, r.detail`
-
-	insertTask = `INSERT INTO tasks (batch, transport, cookie, queued, launched, started, ended, exit_code, reason, leftover,
-		amended, length, version, nonce, features, identity, end_detail, kill, notes, state, unfinished, rare, run, machine, job, due, num)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
-	// updateMarks also touches the columns of the partial indexes.
-	updateTask = `UPDATE tasks SET batch = ?, transport = ?, cookie = ?, queued = ?, launched = ?, started = ?, ended = ?, exit_code = ?,
-		reason = ?, leftover = ?, amended = ?, length = ?, version = ?, nonce = ?, features = ?, identity = ?, end_detail = ?, kill = ?, notes = ?,
-		state = ?, unfinished = ?, rare = ? WHERE num = ?`
 )
-
-// mutable are the values of the columns that change, in the order of insertTask
-// and updateTask.
-func (e *entry) mutable() ([]any, error) {
-	features, err := document(e.Features, e.Features != nil)
-	if err != nil {
-		return nil, err
-	}
-	identity, err := document(e.Identity, e.Identity != nil)
-	if err != nil {
-		return nil, err
-	}
-	end, err := document(e.End, e.End != nil)
-	if err != nil {
-		return nil, err
-	}
-	kill, err := document(e.Kill, e.Kill != nil)
-	if err != nil {
-		return nil, err
-	}
-	notes, err := document(e.Notes, len(e.Notes) > 0)
-	if err != nil {
-		return nil, err
-	}
-	var code any
-	if e.ExitCode != nil {
-		code = int64(*e.ExitCode)
-	}
-	return []any{e.Batch, e.Transport, e.Cookie, nanos(e.Queued), nanos(e.Launched), nanos(e.Started), nanos(e.Ended), code,
-		e.Reason, e.Leftover, flag(e.Amended), e.Length, e.Version, e.nonce, features, identity, end, kill, notes,
-		string(e.State), flag(e.unfinished()), flag(rare(e.State))}, nil
-}
 
 // rare says which ends have an index: those that people look for.
 func rare(s State) bool { return s.Done() && s != Succeeded }

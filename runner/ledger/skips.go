@@ -131,8 +131,8 @@ func (w *writer) dueTaken(t *tail, job string, due time.Time) error {
 // cut splits a range that spans a due time which is none of its own.
 func (w *writer) cut(t *tail, job string, due time.Time) error {
 	i, _ := slices.BinarySearchFunc(t.recent, due, time.Time.Compare)
-	if i == 0 || i == len(t.recent) {
-		return nil // not among those that are known, or the last
+	if i == 0 || i == len(t.recent) || t.skip.Count == 0 || !due.Before(t.skip.To) {
+		return nil // not among those that are known, or the last; or no range reaches so far
 	}
 	var num int64
 	var whole Skip

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -93,9 +94,12 @@ func next(state State, e Event) (State, error) {
 	return state, fmt.Errorf("cannot record %s for a task that is %s: %w", name, state, ErrUnlawful)
 }
 
-// kindOf is the name of an event as the table has it.
+// kindOf is the name of an event as the table has it; a pointer has none.
 func kindOf(e Event) string {
-	return strings.TrimPrefix(fmt.Sprintf("%T", e), "ledger.") // a pointer keeps its star: no rule has that
+	if e == nil {
+		return ""
+	}
+	return reflect.TypeOf(e).Name()
 }
 
 // Diagram draws the table as a mermaid state diagram, for the docs. Events that

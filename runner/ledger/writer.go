@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 )
@@ -68,10 +69,15 @@ func (l *Ledger) ask(ctx context.Context, r *request) error {
 
 // writer is owned by its goroutine; nothing in it has a lock.
 type writer struct {
-	l     *Ledger
-	ctx   context.Context
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt
+	l    *Ledger
+	ctx  context.Context
+	conn *sql.Conn
+
+	statements     map[string]*statement // what is executed, by its text
+	taskStatements map[taskStatement]*statement
+	queries        map[string]*sql.Stmt // what is read
+	columns        []column
+	values         []any // of the task at hand
 
 	tasks   map[TaskID]*entry // every unfinished one, and some that ended lately
 	settled int               // how many of them are finished, roughly
@@ -80,7 +86,8 @@ type writer struct {
 
 	runs, numTasks, skips, audits, numDefs int64 // the highest keys given out
 
-	feed feed
+	feed  feed
+	crowd int // how many the last commit answered
 
 	undo   []func()      // takes back what a request or a commit that failed has changed in memory
 	tokens []tokenChange // to be published with the commit
@@ -117,8 +124,11 @@ func isFailure(err error) bool {
 func (w *writer) run() {
 	defer close(w.l.done)
 	defer func() {
-		for _, s := range w.stmts {
-			_ = s.Close() // the connection goes with them
+		for _, s := range w.statements { // the connection goes with them
+			_ = s.close()
+		}
+		for _, s := range w.queries {
+			_ = s.Close()
 		}
 		_ = w.conn.Close()
 	}()
@@ -137,18 +147,37 @@ func (w *writer) run() {
 	}
 }
 
-// waiting collects what has gathered while the last commit was written.
+// patience is how long a commit waits for those whom the last one answered. It is
+// little beside what a commit takes, which they would have to wait for otherwise.
+const patience = 100 * time.Microsecond
+
+// waiting collects what has gathered while the last commit was written. Where that
+// one answered many, they come back with their next requests in a moment: a commit
+// for the first few of them would make all the others late.
 func (w *writer) waiting(first *request) []*request {
 	group := []*request{first}
-	for events := len(first.events); len(group) < maxRequests && events < maxEvents; {
+	events := len(first.events)
+	var since time.Time
+	for len(group) < maxRequests && events < maxEvents {
 		select {
 		case r := <-w.l.requests:
 			group = append(group, r)
 			events += len(r.events)
+			continue
 		default:
-			return group
 		}
+		switch {
+		case len(group) >= w.crowd:
+		case since.IsZero():
+			since = time.Now()
+			fallthrough
+		case time.Since(since) < patience:
+			runtime.Gosched()
+			continue
+		}
+		break
 	}
+	w.crowd = len(group)
 	return group
 }
 
@@ -291,22 +320,13 @@ func (w *writer) takeBack(n int) {
 func (w *writer) flush() ([]Task, error) {
 	tasks := make([]Task, 0, len(w.dirty))
 	for _, e := range w.dirty {
-		if e.State != Queued && !e.fresh {
+		if e.State != Queued && e.stored != nil {
 			e.Length = w.l.storedLength(e.num)
 		}
-		values, err := e.mutable()
-		if err != nil {
+		if err := w.writeTask(e); err != nil {
 			return nil, err
 		}
-		if e.fresh {
-			err = w.exec(insertTask, append(values, e.run, e.Machine, e.Job, nanos(e.due), e.num)...)
-		} else {
-			err = w.exec(updateTask, append(values, e.num)...)
-		}
-		if err != nil {
-			return nil, err
-		}
-		e.fresh = false
+		e.stored = nil
 		if !e.unfinished() {
 			w.settled++
 		}
@@ -339,15 +359,16 @@ func (w *writer) publish() {
 	w.settled = 0
 }
 
-func (w *writer) stmt(query string) (*sql.Stmt, error) {
-	if s := w.stmts[query]; s != nil {
+// statement is one that is executed, prepared once.
+func (w *writer) statement(query string) (*statement, error) {
+	if s := w.statements[query]; s != nil {
 		return s, nil
 	}
-	s, err := w.conn.PrepareContext(w.ctx, bind(query))
+	s, err := prepare(w.ctx, w.conn, query)
 	if err != nil {
 		return nil, failed(err)
 	}
-	w.stmts[query] = s
+	w.statements[query] = s
 	return s, nil
 }
 
@@ -358,21 +379,30 @@ func (w *writer) exec(query string, args ...any) error {
 
 // change is exec that counts the rows it changed.
 func (w *writer) change(query string, args ...any) (int64, error) {
-	s, err := w.stmt(query)
+	s, err := w.statement(query)
 	if err != nil {
 		return 0, err
 	}
-	res, err := s.ExecContext(w.ctx, args...)
-	if err != nil {
-		return 0, failed(err)
-	}
-	n, err := res.RowsAffected()
+	n, err := s.run(w.ctx, args)
 	return n, failed(err)
+}
+
+// query is one that reads, prepared once.
+func (w *writer) query(query string) (*sql.Stmt, error) {
+	if s := w.queries[query]; s != nil {
+		return s, nil
+	}
+	s, err := w.conn.PrepareContext(w.ctx, bind(query))
+	if err != nil {
+		return nil, failed(err)
+	}
+	w.queries[query] = s
+	return s, nil
 }
 
 // each calls f for every row of a query.
 func (w *writer) each(query string, f func(rows *sql.Rows) error, args ...any) error {
-	s, err := w.stmt(query)
+	s, err := w.query(query)
 	if err != nil {
 		return err
 	}
@@ -435,6 +465,10 @@ func (w *writer) entry(id TaskID) (*entry, error) {
 func (w *writer) put(e *entry) {
 	id := e.TaskID
 	before := w.tasks[id]
+	i, again := w.marked[id]
+	if e.stored = before; again {
+		e.stored = before.stored
+	}
 	w.undo = append(w.undo, func() {
 		if before == nil {
 			delete(w.tasks, id)
@@ -443,7 +477,7 @@ func (w *writer) put(e *entry) {
 		}
 	})
 	w.tasks[id] = e
-	if i, ok := w.marked[id]; ok {
+	if again {
 		w.dirty[i] = e
 		return
 	}
