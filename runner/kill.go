@@ -344,6 +344,9 @@ func (t *task) standKill(want ledger.Kill, w *waiter, unrecorded error) *killing
 			k.id = t.rec.Kill.ID
 		}
 		t.kill = k
+		if t.endWait != nil {
+			t.endWait()
+		}
 		t.ts.spawn(func() { t.carry(t.ts.life, k) })
 	} else {
 		k.signal, k.grace, k.resend, k.nextTry = want.Signal, want.Grace, true, time.Time{}

@@ -18,10 +18,14 @@ import (
 // last time have a lane of their own, since each start there may last until its
 // deadline. It has goroutines only while somebody waits. Its fields belong to
 // tasks.mu.
+//
+// On this machine a start takes less time than an fsync by itself costs, so launches
+// are recorded ahead of their turn, many by one fsync; see waitTurn.
 type lane struct {
 	waiting []*task
 	busy    int
 	on      map[string]int // machines that are being launched on, and how often; nil: that is no matter
+	turns   slots          // to start; nil: who is recorded is started
 }
 
 // launchesAtOnce is how many starts of one transport are under way together.
@@ -33,8 +37,9 @@ func launchesAtOnce(transport string) int {
 }
 
 const (
-	launchesToSilent = 16 // on machines that did not answer
-	launchesEach     = 8  // on one machine: sshd takes about ten commands on one connection
+	launchesToSilent = 16  // on machines that did not answer
+	launchesEach     = 8   // on one machine: sshd takes about ten commands on one connection
+	launchesAhead    = 128 // recorded on this machine and waiting for their turn: a moment's work
 )
 
 // enqueue gives a task its place in the lane of its transport.
@@ -57,8 +62,13 @@ func (ts *tasks) enqueue(t *task) {
 		l = &lane{}
 		if machine.Transport != "local" {
 			l.on = map[string]int{}
+		} else {
+			l.turns = make(slots, most)
 		}
 		ts.lanes[name] = l
+	}
+	if l.turns != nil {
+		most += launchesAhead
 	}
 	l.waiting = append(l.waiting, t)
 	if l.busy < most {
@@ -78,7 +88,7 @@ func (ts *tasks) work(l *lane) {
 			return
 		}
 		ts.mu.Unlock()
-		t.launch(ts.life)
+		t.launch(ts.life, l.turns)
 		ts.mu.Lock()
 		l.done(t)
 		ts.mu.Unlock()
@@ -114,11 +124,17 @@ func (l *lane) done(t *task) {
 	}
 }
 
-// launch starts the task: recorded first, then done.
-func (t *task) launch(ctx context.Context) {
+// launch starts the task: recorded first, then done when a turn is free.
+func (t *task) launch(ctx context.Context, turns slots) {
 	order, ok := t.prepare(ctx)
 	if !ok {
 		return
+	}
+	if turns != nil {
+		if !t.waitTurn(ctx, turns) {
+			return
+		}
+		defer turns.give()
 	}
 	transport, machine := t.road()
 	if transport == nil {
@@ -143,6 +159,59 @@ func (t *task) launch(ctx context.Context) {
 		t.ts.tried(startCtx, machine, nil) // whatever it said, the machine has answered
 	}
 	t.started(res)
+}
+
+// waitTurn waits until a task whose launch is recorded may start. A kill ends the
+// wait; the server's stop does not at once, since the next one would have to ask the
+// machine whether this one has started it. false: it is not to start any more.
+func (t *task) waitTurn(ctx context.Context, turns slots) bool {
+	wait, cancel := lingering(ctx, forever)
+	defer cancel()
+	t.mu.Lock()
+	t.endWait = cancel
+	t.mu.Unlock()
+	had := t.killing() == nil && turns.take(wait)
+	t.mu.Lock()
+	t.endWait = nil
+	killed := t.kill != nil && !t.kill.settled
+	t.mu.Unlock()
+	switch {
+	case killed:
+		t.neverLaunched()
+	case !had:
+		t.log().Warn("it was not started before the server stopped")
+	default:
+		return true
+	}
+	if had {
+		turns.give()
+	}
+	return false
+}
+
+// neverLaunched ends a task that was killed between the record of its launch and its
+// turn.
+func (t *task) neverLaunched() {
+	t.lock()
+	defer t.unlock()
+	t.mu.Lock()
+	t.starting = false
+	k := t.kill
+	t.mu.Unlock()
+	if k != nil {
+		t.after(k.look)
+	}
+	now := time.Now()
+	err := t.apply(ledger.Ended{
+		Task: t.id, At: now, State: ledger.Killed, ExitCode: wire.ExitKilled, Reason: ledger.ReasonNever,
+		End: wire.End{Cause: wire.CauseNever},
+	})
+	if err != nil {
+		t.log().Error("cannot record that it was never started", "err", err)
+		t.askLater(now.Add(t.ts.pace.recheck)) // it is found again there
+		return
+	}
+	t.ts.expire(t.hash, t.id, now)
 }
 
 // lingering is a context for what should not be cut at once when the server

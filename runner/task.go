@@ -49,9 +49,10 @@ type task struct {
 	expected  time.Time // a connection was let in and has not been opened yet
 	cut       bool      // told as disconnected
 
-	holding  bool // it runs without a wrapper, over a connection of the transport's
-	starting bool // Transport.Start is under way
-	unsure   int  // how many questions found nothing of a start that was not confirmed
+	holding  bool   // it runs without a wrapper, over a connection of the transport's
+	starting bool   // Transport.Start is under way, or about to be
+	endWait  func() // ends the wait for the turn to start; nil: it does not wait
+	unsure   int    // how many questions found nothing of a start that was not confirmed
 
 	kill *killing // the kill that stands, or the last one
 	held *held    // a complete that waits for its output
