@@ -3,7 +3,7 @@ package launch
 import (
 	"context"
 	"crypto/rand"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +16,29 @@ import (
 	"saltpeter/wsx/wire"
 )
 
-//go:embed kill.sh
-var killScript string
+//go:embed kill.sh kill/*.sh
+var killFiles embed.FS
+
+// killParts are what each operation needs besides what all of them do.
+var killParts = map[Op]string{OpCheck: "", OpKill: "op_kill", OpSignal: "op_signal", OpPause: "op_pause", OpResume: "op_pause"}
+
+// killScript is kill.sh with its functions, as far as an operation needs them.
+func killScript(op Op) string {
+	text := func(path string) string {
+		data, err := killFiles.ReadFile(path)
+		if err != nil {
+			panic(err) // it is part of this program
+		}
+		return string(data)
+	}
+	var parts strings.Builder
+	for _, name := range []string{"process", "nets", "plain", "begin", "answer", killParts[op]} {
+		if name != "" {
+			parts.WriteString(text("kill/" + name + ".sh"))
+		}
+	}
+	return strings.Replace(text("kill.sh"), "# PARTS\n", parts.String(), 1)
+}
 
 // Defaults of a request; kill.md names them.
 const (
@@ -93,9 +114,7 @@ func assemble(r ScriptRequest) (script []byte, mark string, err error) {
 	if !signalName().MatchString(signal) {
 		return nil, "", fmt.Errorf("cannot send signal %q: it is not the name of one (TERM, INT, USR1 …)", r.Signal)
 	}
-	switch r.Op {
-	case OpCheck, OpKill, OpSignal, OpPause, OpResume:
-	default:
+	if _, ok := killParts[r.Op]; !ok {
 		return nil, "", fmt.Errorf("cannot do %q: kill.sh has no such operation", r.Op)
 	}
 	id := wire.Identity{}
@@ -151,7 +170,7 @@ func assemble(r ScriptRequest) (script []byte, mark string, err error) {
 	if strings.ContainsRune(b.String(), 0) || strings.ContainsAny(r.Run+id.Task, "\n\r") {
 		return nil, "", errors.New("cannot use the identity: it holds a NUL byte or a line break")
 	}
-	b.WriteString(withoutComments(killScript))
+	b.WriteString(withoutComments(killScript(r.Op)))
 	return []byte(b.String()), mark, nil
 }
 
