@@ -153,6 +153,8 @@ func letGo(streams ...any) {
 // carry runs the task from its gate on and cleans up behind it.
 func (t *task) carry(ctx context.Context, root string) int {
 	t.pipes.Start(t.spool)
+	trim := time.AfterFunc(trimAfter, trimProgram)
+	defer trim.Stop()
 	looking, stopLooking := context.WithCancel(ctx)
 	looked := make(chan struct{})
 	go func() {
