@@ -29,7 +29,8 @@ const (
 
 	// writePiece is how much of a message is written under one deadline, so that
 	// a slow line is judged by its progress and not by the size of a message;
-	// also the size of a client's write buffer: 4 KB would cost a factor of 7.
+	// also the size of a client's write buffer (which also takes its share of the
+	// output's header): 4 KB would cost a factor of 7.
 	writePiece = 64 << 10
 	// serverBuffer is what a server's connection reads with: large reads go past
 	// it, so it costs no speed.
@@ -176,10 +177,14 @@ func (c *Conn) readError(err error) error {
 // Write writes one message; every 64 KiB of it has 10 s. After an error nothing more
 // can be written, and the connection is closed; see unwritable.
 func (c *Conn) Write(k Kind, data []byte) error {
+	return c.turn(func() error { return c.write(k, data) })
+}
+
+// turn writes a message with f.
+func (c *Conn) turn(f func() error) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	err := c.write(k, data)
-	if err != nil {
+	if err := f(); err != nil {
 		err = fmt.Errorf("cannot write: %w", err)
 		c.unwritable(err)
 		return err
@@ -198,6 +203,30 @@ func (c *Conn) write(k Kind, data []byte) error {
 	if err != nil {
 		return err
 	}
+	return c.pieces(w, data)
+}
+
+// writeOutput writes an output frame. Nothing of data is copied where that can be.
+func (c *Conn) writeOutput(offset int64, stream byte, data []byte) error {
+	header := wire.AppendOutput(make([]byte, 0, wire.OutputHeader), offset, stream, nil)
+	return c.turn(func() error {
+		if local, ok := c.ws.NetConn().(*localConn); ok && len(data) >= wholeLeast {
+			return local.send(c.ws, header, data)
+		}
+		c.ws.SetWriteDeadline(time.Now().Add(writeWait))
+		w, err := c.ws.NextWriter(websocket.BinaryMessage)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(header); err != nil {
+			return err
+		}
+		return c.pieces(w, data)
+	})
+}
+
+// pieces writes the rest of a message and ends it.
+func (c *Conn) pieces(w io.WriteCloser, data []byte) error {
 	for len(data) > 0 {
 		n := min(writePiece, len(data))
 		c.ws.SetWriteDeadline(time.Now().Add(writeWait))

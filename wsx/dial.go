@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"saltpeter/wsx/wire"
 )
 
 const (
@@ -57,7 +59,7 @@ func dial(ctx context.Context, o DialOptions, bufs *buffers) (*Conn, error) {
 		NetDialContext:   o.dialer(),
 		HandshakeTimeout: o.timeout(),
 		ReadBufferSize:   serverBuffer * 2,
-		WriteBufferSize:  writePiece,
+		WriteBufferSize:  writePiece + wire.OutputHeader,
 		WriteBufferPool:  &bufs.write,
 	}
 	plain := *u

@@ -13,8 +13,8 @@ import (
 
 const (
 	// frameMax is the output in one binary frame. With its header that is four
-	// full write buffers: one byte more would cost a fifth write.
-	frameMax  = 256<<10 - wire.OutputHeader
+	// write buffers: a fifth write would cost.
+	frameMax  = 256 << 10
 	windowMax = 4 << 20 // output on its way that is not acknowledged yet
 
 	// ackWait is how long a server that is not known to be ours has for the ack
@@ -40,6 +40,15 @@ type Output interface {
 	// Acked tells that the server has stored everything below offset. After a
 	// reconnect that may be less than it was before.
 	Acked(offset int64)
+}
+
+// Lender is an Output that has its last bytes in memory, so that they need be
+// neither read nor copied.
+type Lender interface {
+	// Lend shows up to most bytes of one stream from offset on, which stay as
+	// they are until Return; nil if they are not at hand.
+	Lend(offset int64, most int) (data []byte, stream byte)
+	Return()
 }
 
 // LinkOptions of the wrapper's end of the road.

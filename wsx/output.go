@@ -47,6 +47,7 @@ func (n *line) resume(from *int64) {
 // sendBytes sends binary frames as long as the line lives.
 func (n *line) sendBytes(ctx context.Context) error {
 	l, out := n.l, n.l.o.Output
+	lender, _ := out.(Lender)
 	var frame []byte
 	patience := resendAfter
 	var acked int64
@@ -76,6 +77,17 @@ func (n *line) sendBytes(ctx context.Context) error {
 			}
 			continue
 		}
+		if lender != nil {
+			if data, stream := lender.Lend(pos, int(size)); data != nil {
+				err := n.c.writeOutput(pos, stream, data)
+				lender.Return()
+				if err != nil {
+					return err
+				}
+				n.wrote(pos, len(data))
+				continue
+			}
+		}
 		frame = sized(frame, wire.OutputHeader+int(size))
 		k, stream, err := out.ReadAt(frame[wire.OutputHeader:], pos)
 		if err != nil || k == 0 {
@@ -89,16 +101,23 @@ func (n *line) sendBytes(ctx context.Context) error {
 		if err := n.c.Write(Binary, frame[:wire.OutputHeader+k]); err != nil {
 			return err
 		}
-		l.mu.Lock()
-		if n.pos == pos { // else a nack moved it
-			if pos == l.acked {
-				n.heard = time.Now()
-			}
-			n.pos = pos + int64(k)
-		}
-		l.mu.Unlock()
+		n.wrote(pos, k)
 	}
 	return ctx.Err()
+}
+
+// wrote notes that k bytes from pos on are on their way.
+func (n *line) wrote(pos int64, k int) {
+	l := n.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n.pos != pos {
+		return // a nack moved it
+	}
+	if pos == l.acked {
+		n.heard = time.Now()
+	}
+	n.pos = pos + int64(k)
 }
 
 func (n *line) unreadable(err error) {
