@@ -1,6 +1,7 @@
 package wrapper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -14,7 +15,7 @@ import (
 const (
 	pumpMin  = 4 << 10   // what an idle pump holds
 	pumpMax  = 256 << 10 // what a busy one reads at once
-	pipeSize = 256 << 10 // asked for once a job shows that it prints much
+	pipeSize = 1 << 20   // asked for once a job shows that it prints much
 	// In separate mode a change of stream costs a record: a pump that reads
 	// little at a time waits so long between reads, so that a job which
 	// alternates bytes can't fill the index.
@@ -22,7 +23,8 @@ const (
 )
 
 // outputPipes are the job's standard output and error. Each is read by a
-// goroutine of its own that waits for nothing but the spool's disk.
+// goroutine of its own that waits for the spool's disk, and for nothing else longer
+// than a moment.
 type outputPipes struct {
 	Stdout, Stderr *os.File // for the job; the same one unless separate
 	readers        []*os.File
@@ -94,25 +96,46 @@ func (p *outputPipes) Close() {
 }
 
 // pump moves a pipe into the spool until it ends. Its buffer grows with what the
-// job prints.
+// job prints, up to the spool's blocks, and shrinks when nothing comes any more.
 func pump(r *os.File, stream byte, s *spool, pause time.Duration) {
-	buf := make([]byte, pumpMin)
+	size, buf := pumpMin, make([]byte, pumpMin)
+	road := pacer{s: s}
 	var last time.Time
 	for {
+		var b *block
+		if size == pumpMax {
+			b = s.takeBlock()
+			buf = b.buf
+			_ = r.SetReadDeadline(time.Now().Add(coolAfter))
+		}
 		n, err := r.Read(buf)
 		now := time.Now()
-		if n > 0 {
+		switch {
+		case b != nil:
+			s.AppendBlock(b, n, stream, now)
+		case n > 0:
 			s.Append(stream, buf[:n], now)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.coolDown()
+			_ = r.SetReadDeadline(time.Time{})
+			size, buf = pumpMin, make([]byte, pumpMin)
+			continue
 		}
 		if err != nil {
 			return
 		}
-		if n == len(buf) && n < pumpMax {
+		if n == size && size < pumpMax {
 			if n >= 64<<10 {
 				// Best effort: a user's share of large pipes is limited.
 				growPipe(r)
 			}
-			buf = make([]byte, min(4*n, pumpMax))
+			if size = min(4*n, pumpMax); size < pumpMax {
+				buf = make([]byte, size)
+			}
+		}
+		if b != nil {
+			road.wait()
 		}
 		if pause > 0 && n < pumpMin && now.Sub(last) < pause {
 			time.Sleep(pause)

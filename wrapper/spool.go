@@ -48,7 +48,8 @@ type spool struct {
 	segmentSize int64
 	tightFloor  int64
 	changed     chan struct{}
-	onAck       func() // set before the road starts
+	taken       chan struct{} // gets a value after the road has read
+	onAck       func()        // set before the road starts
 
 	appending sync.Mutex
 	reading   sync.Mutex
@@ -75,6 +76,9 @@ type spool struct {
 	cached  *segment // whose index is in cache
 	cache   []record
 	closed  bool
+	warm    []*block // what is in memory beside the files
+	warmAge uint64
+	lent    *block // the one that the road has
 }
 
 func newSpool(o spoolOptions) *spool {
@@ -90,14 +94,17 @@ func newSpool(o spoolOptions) *spool {
 	if o.Free == nil {
 		o.Free = func() int { return freePercent(o.Dir) }
 	}
-	s := &spool{o: o, changed: make(chan struct{}, 1), segmentSize: min(segmentSize, o.Max/8), tightFloor: tightFloor}
+	s := &spool{o: o, changed: make(chan struct{}, 1), taken: make(chan struct{}, 1), segmentSize: min(segmentSize, o.Max/8), tightFloor: tightFloor}
 	s.room = sync.NewCond(&s.mu)
 	return s
 }
 
 // Append adds what a pipe gave. It fails never: what finds no room is counted
 // and marked. With on_spool_full=block it waits for room.
-func (s *spool) Append(stream byte, data []byte, now time.Time) {
+func (s *spool) Append(stream byte, data []byte, now time.Time) { s.add(nil, stream, data, now) }
+
+// add is Append of what lies in a block, if b is not nil.
+func (s *spool) add(b *block, stream byte, data []byte, now time.Time) {
 	s.appending.Lock()
 	defer s.appending.Unlock()
 	for len(data) > 0 {
@@ -107,7 +114,7 @@ func (s *spool) Append(stream byte, data []byte, now time.Time) {
 			break
 		}
 		n, err := seg.write(data[:fits])
-		s.commit(seg, stream, data[:n], now)
+		s.commit(seg, b, stream, data[:n], now)
 		data = data[n:]
 		if err != nil && !s.makeRoomAfter(err) {
 			s.lose(int64(len(data)), err)
@@ -203,13 +210,16 @@ func (s *spool) roll() *segment {
 	return seg
 }
 
-func (s *spool) commit(seg *segment, stream byte, data []byte, now time.Time) {
+func (s *spool) commit(seg *segment, b *block, stream byte, data []byte, now time.Time) {
 	if len(data) == 0 {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held += int64(len(data)) + seg.note(stream, now)
+	if b != nil && s.o.Dir != "" {
+		b.parts = append(b.parts, warmPart{seg, seg.size, stream, data})
+	}
 	seg.size += int64(len(data))
 	if s.o.Dir == "" {
 		seg.mem = append(seg.mem, data...)

@@ -49,6 +49,7 @@ func (s *spool) readOnce(p []byte, offset int64) (int, byte, error) {
 	}
 	s.mu.Unlock()
 	err := s.readSegment(seg, p[:n], within)
+	poke(s.taken)
 	if err != nil {
 		return 0, stream, err
 	}

@@ -108,6 +108,7 @@ func (s *spool) settle() {
 func (s *spool) forget(seg *segment) {
 	s.held -= seg.weight()
 	seg.remove()
+	s.chill(seg)
 	if s.cached == seg {
 		s.cached, s.cache = nil, nil
 	}

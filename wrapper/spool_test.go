@@ -72,16 +72,28 @@ type spoolModel struct {
 }
 
 func (m *spoolModel) print(n int64) {
-	m.s.Append(wire.Stdout, printed(m.total, n), time.Unix(m.total, 0))
+	if n%2 == 0 { // as a busy pump does
+		b := m.s.takeBlock()
+		m.s.AppendBlock(b, copy(b.buf, printed(m.total, n)), wire.Stdout, time.Unix(m.total, 0))
+	} else {
+		m.s.Append(wire.Stdout, printed(m.total, n), time.Unix(m.total, 0))
+	}
 	m.total += n
 }
 
 // read is one step of the road.
 func (m *spoolModel) read(t *rapid.T, size int) bool {
+	at := int64(len(m.server))
+	lent, of := m.s.Lend(at, size)
+	lent = bytes.Clone(lent)
+	m.s.Return()
 	buf := make([]byte, size)
-	n, stream, err := m.s.ReadAt(buf, int64(len(m.server)))
+	n, stream, err := m.s.ReadAt(buf, at)
 	if err != nil {
 		t.Fatalf("ReadAt: %v", err)
+	}
+	if k := min(n, len(lent)); k > 0 && (of != stream || !bytes.Equal(lent[:k], buf[:k])) {
+		t.Fatalf("at %d memory shows other bytes than the file", at)
 	}
 	m.server = append(m.server, buf[:n]...)
 	if n > 0 && stream == wire.Stdout {
