@@ -64,6 +64,27 @@ func TestAllOrNone(t *testing.T) {
 	}
 }
 
+// A refusal leaves nothing of its request, wherever in it the event stands that is
+// refused, and nothing of its neighbours is missing.
+func TestRefusedAnywhere(t *testing.T) {
+	l := openTest(t, t.TempDir())
+	run := runOf("job", at(60), "a")
+	said := Audited{AuditEntry{At: at(1), Who: "alice", What: "run"}}
+	apply(t, l, Begun{run}, Watermark{Job: "job", At: at(60)}, said)
+	again, later := Begun{run}, Watermark{Job: "job", At: at(99)}
+	refused(t, l, ErrExists, again, later, said)
+	refused(t, l, ErrExists, later, said, again)
+	refused(t, l, ErrExists, later, again, said)
+	refused(t, l, ErrDueTaken, SkippedDue{Skip{Job: "job", From: at(60)}}, later)
+	audit, err := l.Audit(t.Context(), time.Time{}, 10)
+	if err != nil || len(audit) != 1 {
+		t.Error(audit, err)
+	}
+	if marks, err := l.Watermarks(t.Context()); err != nil || !marks["job"].Equal(at(60)) {
+		t.Error(marks, err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	l := openTest(t, t.TempDir())
 	id := begunTask(t, l, "m")
@@ -121,7 +142,11 @@ func TestNeighboursInAGroup(t *testing.T) {
 					t.Errorf("%d: %v", i, err)
 				}
 			case 1: // refused by the store itself: no JSON for it
-				_, err = l.Apply(t.Context(), Ended{Task: id, At: noon, State: Failed, End: wire.End{ElapsedMS: nan()}})
+				events := []Event{Ended{Task: id, At: noon, State: Failed, End: wire.End{ElapsedMS: nan()}}}
+				if i%8 == 1 { // which takes the whole commit along, and each is tried by itself
+					events = append(events, Audited{AuditEntry{At: noon, What: "nothing"}})
+				}
+				_, err = l.Apply(t.Context(), events...)
 				if err == nil {
 					t.Errorf("%d: stored what cannot be", i)
 				}
@@ -146,6 +171,9 @@ func TestNeighboursInAGroup(t *testing.T) {
 	}
 	if states[Launching] != n/2 || states[Succeeded] != n/2 {
 		t.Error(states)
+	}
+	if audit, err := l.Audit(t.Context(), time.Time{}, n); err != nil || len(audit) != 0 {
+		t.Error(audit, err)
 	}
 }
 

@@ -249,7 +249,7 @@ func TestNewsInABookOfBefore(t *testing.T) {
 	r := runOf("job", noon, "a")
 	apply(t, l, Begun{r})
 	l.Close()
-	execAll(t, dir, `DROP TABLE news`, `DROP TABLE reporters`, `UPDATE book SET value = '1' WHERE name = 'version'`)
+	execAll(t, dir, `DROP TABLE news`, `DROP TABLE reporters`, `DROP TABLE holds`, `UPDATE book SET value = '1' WHERE name = 'version'`)
 	l = openTest(t, dir)
 	reporters(t, l, "text")
 	apply(t, l, endOf(r.ID, "a", Succeeded, 0))

@@ -187,7 +187,9 @@ func (w *writer) commit(group []*request) {
 	err := w.transaction(group)
 	if err != nil && len(group) > 1 {
 		for _, r := range group {
-			r.err = w.transaction([]*request{r})
+			if err := w.transaction([]*request{r}); err != nil {
+				r.err = err // else it has its own: it may have been refused
+			}
 		}
 		err = nil
 	} else if err != nil {
@@ -274,7 +276,9 @@ func (w *writer) request(r *request) (err error) {
 	undo, tokens, news := len(w.undo), len(w.tokens), len(w.feed.pending)
 	w.dirty = w.dirty[:0]
 	clear(w.marked)
-	several := len(r.events) > 1 // a single event checks first and writes then
+	// An event checks first and writes then: only a later one can be refused when
+	// something is written already.
+	several := len(r.events) > 1 && slices.ContainsFunc(r.events[1:], refusable)
 	if several {
 		if err := w.exec("SAVEPOINT request"); err != nil {
 			return err
@@ -286,7 +290,9 @@ func (w *writer) request(r *request) (err error) {
 		}
 	}
 	if err == nil {
-		r.tasks, err = w.flush()
+		if r.tasks, err = w.flush(); err != nil && !several && len(r.events) > 1 {
+			err = failed(err) // what is written can be taken back with the transaction only
+		}
 	}
 	if err != nil {
 		if isFailure(err) {
@@ -306,6 +312,15 @@ func (w *writer) request(r *request) (err error) {
 		}
 	}
 	return err
+}
+
+// refusable reports whether an event may be refused.
+func refusable(e Event) bool {
+	switch e.(type) {
+	case Watermark, Audited, TokenDropped:
+		return false
+	}
+	return true
 }
 
 // takeBack undoes what was remembered since there were n steps to undo.
