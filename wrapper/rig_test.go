@@ -60,11 +60,14 @@ func testOrder(t *testing.T, s *testServer, command string) *wire.Order {
 
 var spoolDirs sync.Map
 
-// spoolDirOf is one directory for all orders of a test.
+// spoolDirOf is one directory for all orders of a test. It is forgotten with the
+// test: a repeated one would make its wrappers fill a directory that nobody removes.
 func spoolDirOf(t *testing.T) string {
 	dir, ok := spoolDirs.Load(t.Name())
 	if !ok {
-		dir, _ = spoolDirs.LoadOrStore(t.Name(), t.TempDir())
+		dir = t.TempDir()
+		spoolDirs.Store(t.Name(), dir)
+		t.Cleanup(func() { spoolDirs.Delete(t.Name()) })
 	}
 	return dir.(string)
 }
