@@ -73,14 +73,14 @@ func assembleBare(order []byte) (script []byte, mark string, o *wire.Order, err 
 		if !isShellName(name) {
 			return nil, "", nil, fmt.Errorf("cannot start without a wrapper: a shell cannot hand on the variable %q; take it out of the job's env", name)
 		}
-		b.WriteString("export " + name + "=" + shellQuote(value) + "\n")
+		assign(&b, "export "+name, value)
 	}
 	overlap := ""
 	if o.AllowOverlap {
 		overlap = "yes"
 	}
 	for _, v := range [][2]string{{"mark", mark}, {"cwd", o.Cwd}, {"user", o.User}, {"lock", o.Lockfile}, {"overlap", overlap}, {"command", o.Command}} {
-		b.WriteString("w_" + v[0] + "=" + shellQuote(v[1]) + "\n")
+		assign(&b, "w_"+v[0], v[1])
 	}
 	if strings.ContainsRune(b.String(), 0) {
 		return nil, "", nil, errors.New("cannot start without a wrapper: the order holds a NUL byte")

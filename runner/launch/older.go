@@ -139,7 +139,7 @@ func olderScript(env []string, path string) ([]byte, error) {
 		if !isShellName(name) {
 			return nil, fmt.Errorf("cannot start an older wrapper: a shell cannot hand on the variable %q; take it out of the job's env", name)
 		}
-		b.WriteString("export " + name + "=" + shellQuote(value) + "\n")
+		assign(&b, "export "+name, value)
 	}
 	b.WriteString("exec " + shellQuote(path) + " </dev/null >/dev/null 2>&1\n")
 	return []byte(b.String()), nil

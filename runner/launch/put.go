@@ -207,28 +207,34 @@ func (s *secureShell) survey(ctx context.Context, m Machine, make bool) (survey,
 	if v.builds, err = s.builds.all(); err != nil {
 		return v, err
 	}
-	mark := rand.Text()
-	var b strings.Builder
-	assign := func(name, value string) { b.WriteString("p_" + name + "=" + shellQuote(value) + "\n") }
-	assign("mark", mark)
-	assign("op", "find")
-	assign("make", map[bool]string{true: "yes"}[make])
+	told := [][2]string{{"make", map[bool]string{true: "yes"}[make]}}
 	places := s.places(m)
-	assign("n", fmt.Sprint(len(places)))
+	told = append(told, [2]string{"n", fmt.Sprint(len(places))})
 	for i, place := range places {
-		assign(fmt.Sprintf("place%d", i+1), place)
+		told = append(told, [2]string{fmt.Sprintf("place%d", i+1), place})
 	}
 	for arch, one := range v.builds {
-		assign("h_"+arch, one.name())
+		told = append(told, [2]string{"h_" + arch, one.name()})
 	}
-	b.WriteString(withoutComments(putScript))
-	err = s.shell(ctx, m, []byte(b.String()), func(r io.Reader) error {
-		return readMarked(r, putWord, mark, func(key, value string) { v.take(key, value) })
-	})
+	err = s.putShell(ctx, m, "find", told, v.take)
 	if err == nil && v.system == "" {
 		err = fmt.Errorf("no answer from %s: put.sh did not say what the machine is", m.Name)
 	}
 	return v, err
+}
+
+// putShell runs an operation of put.sh on a machine: told are its variables, on gets
+// its answer.
+func (s *secureShell) putShell(ctx context.Context, m Machine, op string, told [][2]string, on func(key, value string)) error {
+	mark := rand.Text()
+	var b strings.Builder
+	for _, v := range append([][2]string{{"mark", mark}, {"op", op}}, told...) {
+		assign(&b, "p_"+v[0], v[1])
+	}
+	b.WriteString(withoutComments(putScript))
+	return s.shell(ctx, m, []byte(b.String()), func(r io.Reader) error {
+		return readMarked(r, putWord, mark, on)
+	})
 }
 
 // places are where the binary may live on a machine: beside the spool that its entry
@@ -315,16 +321,9 @@ func (s *secureShell) push(ctx context.Context, m Machine, b build, dir string) 
 }
 
 func (s *secureShell) finish(ctx context.Context, m Machine, b build, dir, tmp string) (why, version string, err error) {
-	mark := rand.Text()
-	var text strings.Builder
-	for _, v := range [][2]string{{"mark", mark}, {"op", "finish"}, {"dir", dir}, {"tmp", tmp}, {"name", b.name()}, {"size", fmt.Sprint(b.size)}, {"sha", b.sha}} {
-		text.WriteString("p_" + v[0] + "=" + shellQuote(v[1]) + "\n")
-	}
-	text.WriteString(withoutComments(putScript))
 	said := map[string]string{}
-	err = s.shell(ctx, m, []byte(text.String()), func(r io.Reader) error {
-		return readMarked(r, putWord, mark, func(key, value string) { said[key] = value })
-	})
+	err = s.putShell(ctx, m, "finish", [][2]string{{"dir", dir}, {"tmp", tmp}, {"name", b.name()}, {"size", fmt.Sprint(b.size)}, {"sha", b.sha}},
+		func(key, value string) { said[key] = value })
 	if err != nil {
 		return "", "", err
 	}

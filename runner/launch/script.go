@@ -133,7 +133,7 @@ func assemble(r ScriptRequest) (script []byte, mark string, err error) {
 	}
 	mark = rand.Text()
 	var b strings.Builder
-	assign := func(name, value string) { b.WriteString("k_" + name + "=" + shellQuote(value) + "\n") }
+	assign := func(name, value string) { assign(&b, "k_"+name, value) }
 	number := func(name string, n uint64) {
 		if n == 0 {
 			assign(name, "")
@@ -181,6 +181,11 @@ func centiseconds(d time.Duration) string {
 // shellQuote makes one word of any text.
 func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// assign gives a script a variable.
+func assign(b *strings.Builder, name, value string) {
+	b.WriteString(name + "=" + shellQuote(value) + "\n")
 }
 
 // withoutComments leaves out what only people read: some shells read a script
