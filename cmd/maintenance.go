@@ -209,22 +209,13 @@ func (a *app) machineFlag(c *cobra.Command, into *[]string, usage string) {
 	c.Flags().StringArrayVarP(into, "machine", "m", nil, usage)
 	// It fails for a flag that there is none of.
 	_ = c.RegisterFlagCompletionFunc("machine", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(context.Background(), completionTime)
-		defer cancel()
-		client, err := a.client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer client.Close()
-		machines, err := client.Machines(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, m := range machines {
-			names = append(names, m.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return a.suggest(func(ctx context.Context, client *api.Client) (names []string) {
+			machines, _ := client.Machines(ctx)
+			for _, m := range machines {
+				names = append(names, m.Name)
+			}
+			return names
+		})
 	})
 }
 

@@ -196,6 +196,28 @@ func (a *app) complete(c *cobra.Command, args []string, runs bool) ([]string, co
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	return a.suggest(func(ctx context.Context, client *api.Client) (names []string) {
+		st, err := client.Status(ctx)
+		if err != nil {
+			return nil
+		}
+		for _, j := range st.Jobs {
+			names = append(names, j.Name)
+		}
+		if runs {
+			if page, err := client.Runs(ctx, ledger.RunFilter{Limit: 50}); err == nil {
+				for _, r := range page.Runs {
+					names = append(names, r.ID)
+				}
+			}
+		}
+		return slices.Compact(names)
+	})
+}
+
+// suggest completes with what the server knows, and with nothing where it does not
+// answer.
+func (a *app) suggest(known func(ctx context.Context, client *api.Client) []string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(context.Background(), completionTime)
 	defer cancel()
 	client, err := a.client()
@@ -203,20 +225,5 @@ func (a *app) complete(c *cobra.Command, args []string, runs bool) ([]string, co
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer client.Close()
-	st, err := client.Status(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, j := range st.Jobs {
-		names = append(names, j.Name)
-	}
-	if runs {
-		if page, err := client.Runs(ctx, ledger.RunFilter{Limit: 50}); err == nil {
-			for _, r := range page.Runs {
-				names = append(names, r.ID)
-			}
-		}
-	}
-	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
+	return known(ctx, client), cobra.ShellCompDirectiveNoFileComp
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -354,17 +355,7 @@ func byQueue(a, b *ledger.Task) int {
 		return c
 	}
 	if a.Run != b.Run {
-		return compare(a.Run, b.Run)
+		return strings.Compare(a.Run, b.Run)
 	}
-	return compare(a.Machine, b.Machine)
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+	return strings.Compare(a.Machine, b.Machine)
 }

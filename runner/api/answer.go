@@ -178,6 +178,18 @@ func queryLimit(r *http.Request) (int, error) {
 	return int(min(n, 1000)), err
 }
 
+// querySpan reads which part of the history to list.
+func querySpan(r *http.Request) (since, until time.Time, limit int, err error) {
+	since, err = queryTime(r, "since")
+	if err == nil {
+		until, err = queryTime(r, "until")
+	}
+	if err == nil {
+		limit, err = queryLimit(r)
+	}
+	return since, until, limit, err
+}
+
 func queryInt(r *http.Request, key string, otherwise int64) (int64, error) {
 	text := r.URL.Query().Get(key)
 	if text == "" {

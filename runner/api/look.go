@@ -216,15 +216,7 @@ var states = []ledger.State{
 
 func (s *Server) getRuns(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	since, err := queryTime(r, "since")
-	if err != nil {
-		return err
-	}
-	until, err := queryTime(r, "until")
-	if err != nil {
-		return err
-	}
-	limit, err := queryLimit(r)
+	since, until, limit, err := querySpan(r)
 	if err != nil {
 		return err
 	}
@@ -257,15 +249,7 @@ func (s *Server) getRun(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getSkips(w http.ResponseWriter, r *http.Request) error {
-	since, err := queryTime(r, "since")
-	if err != nil {
-		return err
-	}
-	until, err := queryTime(r, "until")
-	if err != nil {
-		return err
-	}
-	limit, err := queryLimit(r)
+	since, until, limit, err := querySpan(r)
 	if err != nil {
 		return err
 	}
@@ -317,9 +301,7 @@ func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
 		if m.SSH != "" && !m.Local {
 			a.Transport = "ssh"
 		}
-		for _, name := range set.Maintenance.Machines {
-			a.Maintenance = a.Maintenance || name == m.Name
-		}
+		a.Maintenance = slices.Contains(set.Maintenance.Machines, m.Name)
 		for _, t := range status.Tasks {
 			if t.Machine == m.Name && !t.State.Done() {
 				a.Tasks++

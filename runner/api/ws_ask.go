@@ -276,7 +276,8 @@ func (h *hearing) may() error {
 	return err
 }
 
-func (h *hearing) run(what string, raw json.RawMessage) {
+// operate does something to the job that the page names, if it may.
+func (h *hearing) operate(what string, raw json.RawMessage, f func(job string)) {
 	name, err := jobName(raw)
 	if err == nil {
 		err = h.may()
@@ -285,7 +286,11 @@ func (h *hearing) run(what string, raw json.RawMessage) {
 		h.refuse(what, name, err)
 		return
 	}
-	h.apart(what, name, func() {
+	h.apart(what, name, func() { f(name) })
+}
+
+func (h *hearing) run(what string, raw json.RawMessage) {
+	h.operate(what, raw, func(name string) {
 		run, err := h.c.s.o.Runner.Start(context.WithoutCancel(h.ctx), h.c.who.actor(), runner.StartRequest{Job: name})
 		if err != nil {
 			h.refuseLater(what, name, err)
@@ -303,15 +308,7 @@ func (h *hearing) refuseLater(what, job string, err error) {
 }
 
 func (h *hearing) killJob(what string, raw json.RawMessage) {
-	name, err := jobName(raw)
-	if err == nil {
-		err = h.may()
-	}
-	if err != nil {
-		h.refuse(what, name, err)
-		return
-	}
-	h.apart(what, name, func() { h.kill(what, name, runner.Selector{Job: name}) })
+	h.operate(what, raw, func(name string) { h.kill(what, name, runner.Selector{Job: name}) })
 }
 
 // machineKill names one task, or, without a run, all of a job on one machine.

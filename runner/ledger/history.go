@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -32,19 +33,9 @@ type spot struct{ due, num int64 }
 
 func (a spot) compare(b spot) int {
 	if a.due != b.due {
-		return compareInt(a.due, b.due)
+		return cmp.Compare(a.due, b.due)
 	}
-	return compareInt(a.num, b.num)
-}
-
-func compareInt(a, b int64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
+	return cmp.Compare(a.num, b.num)
 }
 
 func (a spot) cursor() string {

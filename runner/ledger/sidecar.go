@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -205,7 +206,7 @@ func withMarks(rows []Row, marks []sidecarRow) []Row {
 	if len(marks) == 0 || len(rows) == 0 {
 		return rows
 	}
-	slices.SortStableFunc(marks, func(a, b sidecarRow) int { return compareInt(a.offset, b.offset) })
+	slices.SortStableFunc(marks, func(a, b sidecarRow) int { return cmp.Compare(a.offset, b.offset) })
 	all := make([]Row, 0, len(rows)+len(marks))
 	told := make([]bool, 0, len(rows)+len(marks))
 	i := 0

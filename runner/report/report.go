@@ -199,18 +199,18 @@ func (r *Reports) sink(name string) sink {
 	return newStore(r.o, name)
 }
 
-// State is how a reporter gets on.
+// State is how a reporter gets on; runner/api shows it as it is.
 type State struct {
-	Name    string    `json:"name"`              // as its key in saltpeter_config
-	To      string    `json:"to"`                // where it reports to, without secrets
-	Problem string    `json:"problem,omitempty"` // why it does not get on
-	Warning string    `json:"warning,omitempty"` // what is not as it was meant, and works
-	Since   time.Time `json:"since,omitzero"`    // since when there is a problem
-	Behind  int64     `json:"behind"`            // what is still to be told
-	Told    int64     `json:"told"`              // since the server's start, like the others below
-	Errors  int64     `json:"errors"`            // tries that failed
-	Refused int64     `json:"refused"`           // documents that the store will not have, notices that could not be delivered
-	Lost    int64     `json:"lost"`              // given up, since the reporter was behind for too long
+	Name    string    // as its key in saltpeter_config
+	To      string    // where it reports to, without secrets
+	Problem string    // why it does not get on
+	Warning string    // what is not as it was meant, and works
+	Since   time.Time // since when there is a problem
+	Behind  int64     // what is still to be told
+	Told    int64     // since the server's start, like the others below
+	Errors  int64     // tries that failed
+	Refused int64     // documents that the store will not have, notices that could not be delivered
+	Lost    int64     // given up, since the reporter was behind for too long
 }
 
 // States tells how the reporters get on, by name.
