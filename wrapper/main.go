@@ -7,9 +7,10 @@
 // go into the spool on this machine, and from there over the road (wsx) to the
 // server, until it has confirmed them.
 //
-// The package has two halves. The engine (engine*.go) owns the processes; the
-// reporting half (main, task, report, spool, pickup) owns the spool and the link
-// and turns the engine's events into messages.
+// The package has two halves. The engine (engine, with proc, nets, gate, pause and
+// user) owns the processes; the reporting half (main, start, task, pump, spool,
+// report, pickup) owns the spool and the link and turns the engine's events into
+// messages.
 package wrapper
 
 import (

@@ -1,7 +1,8 @@
 // Package api is the front door: the routes that people, scripts, the page and
 // the command line come in by, and the client that the command line is. It
 // decides nothing and keeps no state of its own: it asks the runner, reads the
-// ledger, and says who is asking.
+// ledger, and says who is asking. The board that pages look at is drawn from these
+// two when a page comes, and nothing is lost with it.
 package api
 
 import (

@@ -58,7 +58,7 @@ type snapshot struct {
 	status  []byte // the frame
 }
 
-// stamp is how times go over the wire: RFC 3339 with an offset in figures, which
+// stampOf is how times go over the wire: RFC 3339 with an offset in figures, which
 // every reader of ISO 8601 takes.
 func stampOf(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000-07:00") }
 

@@ -1,12 +1,16 @@
 // Package launch runs one short command on a machine, by each transport, and
-// answers: started, certainly not, or unknown. It carries kill.sh, the other
-// road for kills. It knows no runs and holds no connection for a task's life.
+// answers: started, certainly not, or unknown. It carries kill.sh (its functions
+// are in kill/), the other road for kills. It knows no runs, and holds a connection
+// for a task's life only for a command without a wrapper (Bare), in its caller's time.
+// What it keeps standing beside is a machine's tunnel and, on this machine, one
+// wrapper that is started ahead.
 //
-// Only runner comes in here. What goes out is text: an order on the standard
-// input of `saltpeter wrap`, or kill.sh on the standard input of `sh -s`; what
-// comes back is an identity, one marked line, or a piece of a spool file. The
-// script's text and the reading of its answer belong to no transport, so every
-// one of them asks and understands alike.
+// Only runner comes in here; cmd opens the transports and closes them. What goes out
+// is an order on the standard input of `saltpeter wrap`, a script on the standard
+// input of `sh -s`, and our program where a machine lacks it; what comes back is an
+// identity, marked lines, or a piece of a spool file. The scripts' text and the
+// reading of their answers belong to no transport, so every one of them asks and
+// understands alike.
 package launch
 
 import (

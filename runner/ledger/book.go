@@ -2,8 +2,8 @@
 // are lawful, and where they and their output are kept. Everything that the
 // server must not forget goes through Apply, which is durable before it returns.
 //
-// The room knows no clock, no network and no processes: its callers say what
-// happened and when.
+// The room knows no network and no processes, and no instant that it keeps is of its
+// own clock: its callers say what happened and when.
 package ledger
 
 import (
