@@ -15,6 +15,7 @@ import (
 	"saltpeter/config"
 	"saltpeter/runner/launch"
 	"saltpeter/runner/ledger"
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -118,7 +119,7 @@ type house struct {
 	pace   pace
 	roads  map[string]launch.Transport
 	url    string // what wrappers dial
-	logs   *logBuffer
+	logs   *lab.Buffer
 	before func(*Runner) // called before Run
 
 	book   *ledger.Ledger
@@ -129,7 +130,7 @@ type house struct {
 
 func newHouse(t testing.TB, set *config.Set, f *fleet, change ...func(*house)) *house {
 	t.Helper()
-	h := &house{t: t, dir: t.TempDir(), fleet: f, set: set, pace: defaultPace, logs: &logBuffer{}, url: "ws://127.0.0.1:1"}
+	h := &house{t: t, dir: t.TempDir(), fleet: f, set: set, pace: defaultPace, logs: &lab.Buffer{}, url: "ws://127.0.0.1:1"}
 	h.pace.person = 2 * time.Second
 	h.roads = map[string]launch.Transport{"local": f}
 	for _, c := range change {

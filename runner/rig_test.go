@@ -17,6 +17,7 @@ import (
 
 	"saltpeter/runner/launch"
 	"saltpeter/runner/ledger"
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx"
 	"saltpeter/wsx/wire"
 )
@@ -31,7 +32,7 @@ type rig struct {
 	addr  string
 	pace  pace
 	roads map[string]launch.Transport
-	logs  *logBuffer
+	logs  *lab.Buffer
 	adopt bool
 
 	tasks  *tasks
@@ -44,23 +45,6 @@ type rig struct {
 	mu    sync.Mutex
 	ended []ledger.Task
 	waits chan struct{} // poked at each change
-}
-
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // hurried is a pace for tests: the same order of things, sooner.
@@ -82,7 +66,7 @@ func hurried() pace {
 func newRig(t *testing.T, change ...func(*rig)) *rig {
 	t.Helper()
 	t.Parallel()
-	r := &rig{t: t, dir: t.TempDir(), pace: hurried(), roads: map[string]launch.Transport{}, logs: &logBuffer{},
+	r := &rig{t: t, dir: t.TempDir(), pace: hurried(), roads: map[string]launch.Transport{}, logs: &lab.Buffer{},
 		specs: map[ledger.TaskID]taskSpec{}, waits: make(chan struct{}, 1)}
 	for _, f := range change {
 		f(r)

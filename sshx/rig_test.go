@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,28 +24,10 @@ func TestMain(m *testing.M) {
 // patient is a bound for what should take no time, on a machine that has much to do.
 const patient = 30 * time.Second
 
-// journal is a log that a test can read.
-type journal struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.b.String()
-}
-
 // client makes a client that is closed with the test, and knows s.
-func client(t testing.TB, s *lab.Server, change ...func(*Options)) (*Client, *journal) {
+func client(t testing.TB, s *lab.Server, change ...func(*Options)) (*Client, *lab.Buffer) {
 	t.Helper()
-	j := &journal{}
+	j := &lab.Buffer{}
 	o := Options{Config: emptyConfig(t), Log: slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		ConnectTimeout: patient, HandshakeTimeout: patient}
 	if s != nil {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -24,26 +25,9 @@ type testWrapper struct {
 	t        *testing.T
 	cmd      *exec.Cmd
 	identity wire.Identity
-	stderr   *lockedBuffer
+	stderr   *lab.Buffer
 	done     chan struct{} // closed when it has ended
 	read     sync.WaitGroup
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 var runNumber atomic.Int64
@@ -103,7 +87,7 @@ func launchAs(t *testing.T, o *wire.Order, cmd *exec.Cmd) *testWrapper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &testWrapper{t: t, cmd: cmd, stderr: &lockedBuffer{}, done: make(chan struct{})}
+	w := &testWrapper{t: t, cmd: cmd, stderr: &lab.Buffer{}, done: make(chan struct{})}
 	w.cmd.Stdin = bytes.NewReader(order)
 	stdout, err := w.cmd.StdoutPipe()
 	if err != nil {

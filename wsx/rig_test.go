@@ -1,7 +1,6 @@
 package wsx
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -323,22 +323,7 @@ func (k *kept) Output(offset int64, _ byte, data []byte) error {
 }
 
 // notes keeps what was logged.
-type notes struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (n *notes) Write(p []byte) (int, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.b.Write(p)
-}
-
-func (n *notes) String() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.b.String()
-}
+type notes struct{ lab.Buffer }
 
 func (n *notes) log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(n, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"saltpeter/runner"
 	"saltpeter/runner/launch"
 	"saltpeter/runner/ledger"
+	"saltpeter/testdata/lab"
 	"saltpeter/wrapper"
 	"saltpeter/wsx"
 )
@@ -88,29 +88,12 @@ type rig struct {
 	server *Server
 	tokens *Tokens
 	client *Client // over the socket
-	logs   *logBuffer
+	logs   *lab.Buffer
 
 	socket, tcp, far string // addresses; far's clients seem to be elsewhere
 	machines         string // where wrappers dial
 	stopRunner       func()
 	once             sync.Once
-}
-
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // farListener's connections come from another machine, as far as one can see.
@@ -131,7 +114,7 @@ func (farConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 
 func newRig(t *testing.T, change ...func(*Options)) *rig {
 	t.Helper()
 	t.Parallel()
-	r := &rig{t: t, dir: t.TempDir(), logs: &logBuffer{}}
+	r := &rig{t: t, dir: t.TempDir(), logs: &lab.Buffer{}}
 	jobs := filepath.Join(r.dir, "jobs")
 	if err := os.Mkdir(jobs, 0o755); err != nil {
 		t.Fatal(err)

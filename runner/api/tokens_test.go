@@ -12,9 +12,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"saltpeter/testdata/lab"
 )
 
-func openTokens(t *testing.T, text string) (*Tokens, string, *logBuffer) {
+func openTokens(t *testing.T, text string) (*Tokens, string, *lab.Buffer) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tokens")
 	if text != "" {
@@ -22,7 +24,7 @@ func openTokens(t *testing.T, text string) (*Tokens, string, *logBuffer) {
 			t.Fatal(err)
 		}
 	}
-	logs := &logBuffer{}
+	logs := &lab.Buffer{}
 	tokens, err := OpenTokens(path, slog.New(slog.NewTextHandler(logs, nil)))
 	if err != nil {
 		t.Fatal(err)

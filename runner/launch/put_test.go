@@ -1,7 +1,6 @@
 package launch
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,29 +17,11 @@ import (
 	"saltpeter/testdata/lab"
 )
 
-// safeLog is a log that a test reads while others write.
-type safeLog struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *safeLog) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *safeLog) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), what)
-}
-
 // putRig is a machine with /var/lib, /run and homes of its own, reached as root.
 type putRig struct {
 	*lab.Server
 	client *sshx.Client
-	log    safeLog
+	log    lab.Buffer
 	rig
 }
 
@@ -103,7 +84,7 @@ func TestPutOnce(t *testing.T) {
 	}
 	wg.Wait()
 	path := "/var/lib/saltpeter/" + r.name(t, s)
-	if n := r.log.count("put the wrapper"); n != 1 {
+	if n := strings.Count(r.log.String(), "put the wrapper"); n != 1 {
 		t.Errorf("it was put there %d times", n)
 	}
 	if got := r.on(t, "ls -A /var/lib/saltpeter; stat -c %a:%U "+path); got != filepath.Base(path)+"\n755:root\n" {
@@ -111,12 +92,12 @@ func TestPutOnce(t *testing.T) {
 	}
 	r.on(t, "cmp "+path+" "+self(t))
 	r.mustStart(t, r.transport(t))
-	if n := r.log.count("put the wrapper"); n != 1 {
+	if n := strings.Count(r.log.String(), "put the wrapper"); n != 1 {
 		t.Errorf("a second server put it there again")
 	}
 	r.on(t, "rm "+path)
 	r.mustStart(t, s)
-	if n := r.log.count("put the wrapper"); n != 2 {
+	if n := strings.Count(r.log.String(), "put the wrapper"); n != 2 {
 		t.Errorf("it was not put there again: %d", n)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"saltpeter/runner/ledger"
+	"saltpeter/testdata/lab"
 	"saltpeter/wsx/wire"
 )
 
@@ -84,9 +85,9 @@ func end(t testing.TB, l *ledger.Ledger, run, machine string, code int, output s
 }
 
 // serve runs reports until the test ends or stop is called.
-func serve(t testing.TB, l *ledger.Ledger, s Settings, change ...func(*Options)) (r *Reports, log *lines, stop func()) {
+func serve(t testing.TB, l *ledger.Ledger, s Settings, change ...func(*Options)) (r *Reports, log *lab.Buffer, stop func()) {
 	t.Helper()
-	log = &lines{}
+	log = &lab.Buffer{}
 	o := Options{Ledger: l, Log: slog.New(slog.NewTextHandler(log, nil)), Retry: 5 * time.Millisecond, Linger: time.Millisecond}
 	for _, f := range change {
 		f(&o)
@@ -98,24 +99,6 @@ func serve(t testing.TB, l *ledger.Ledger, s Settings, change ...func(*Options))
 	stop = func() { cancel(); <-done }
 	t.Cleanup(stop)
 	return r, log, stop
-}
-
-// lines is a log that tests read.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // eventually waits for something that must come true.

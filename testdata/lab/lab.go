@@ -1,6 +1,7 @@
 // Package lab holds what the tests of several rooms share: foreign programs that
-// they run if the machine has them, and unpack into a cache folder if not. It
-// installs nothing, starts no service and changes nothing on the host.
+// they run if the machine has them, and unpack into a cache folder if not, and the
+// small parts of their rigs. It installs nothing, starts no service and changes
+// nothing on the host.
 package lab
 
 import (
