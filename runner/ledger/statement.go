@@ -73,3 +73,82 @@ func valueOf(arg any) (driver.Value, error) {
 func (s *statement) close() error {
 	return s.conn.Raw(func(any) error { return s.exec.(driver.Stmt).Close() })
 }
+
+// statement is one that is executed, prepared once.
+func (w *writer) statement(query string) (*statement, error) {
+	if s := w.statements[query]; s != nil {
+		return s, nil
+	}
+	s, err := prepare(w.ctx, w.conn, query)
+	if err != nil {
+		return nil, failed(err)
+	}
+	w.statements[query] = s
+	return s, nil
+}
+
+func (w *writer) exec(query string, args ...any) error {
+	_, err := w.change(query, args...)
+	return err
+}
+
+// change is exec that counts the rows it changed.
+func (w *writer) change(query string, args ...any) (int64, error) {
+	s, err := w.statement(query)
+	if err != nil {
+		return 0, err
+	}
+	n, err := s.run(w.ctx, args)
+	return n, failed(err)
+}
+
+// query is one that reads, prepared once.
+func (w *writer) query(query string) (*sql.Stmt, error) {
+	if s := w.queries[query]; s != nil {
+		return s, nil
+	}
+	s, err := w.conn.PrepareContext(w.ctx, bind(query))
+	if err != nil {
+		return nil, failed(err)
+	}
+	w.queries[query] = s
+	return s, nil
+}
+
+// each calls f for every row of a query.
+func (w *writer) each(query string, f func(rows *sql.Rows) error, args ...any) error {
+	s, err := w.query(query)
+	if err != nil {
+		return err
+	}
+	return failed(eachRow(f)(s.QueryContext(w.ctx, args...)))
+}
+
+// first scans the first row of a query; false if there is none.
+func (w *writer) first(query string, args []any, dest ...any) (bool, error) {
+	found := false
+	err := w.each(query, func(rows *sql.Rows) error {
+		if found {
+			return nil
+		}
+		found = true
+		return rows.Scan(dest...)
+	}, args...)
+	return found, err
+}
+
+// eachRow walks the result of a query.
+func eachRow(f func(rows *sql.Rows) error) func(rows *sql.Rows, err error) error {
+	return func(rows *sql.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			if err := f(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}
+}
