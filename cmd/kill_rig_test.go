@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -197,16 +198,17 @@ func (r *killRig) ours() []int {
 }
 
 // working are those of ours that do something: not the wrapper that the server keeps
-// ready, whose standard input is still the pipe that an order would come by.
-func (r *killRig) working() (pids []int) {
-	for _, pid := range r.ours() {
-		argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		stdin, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", pid))
-		if !bytes.Contains(argv, []byte("\x00wrap\x00")) || !strings.HasPrefix(stdin, "pipe:") {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+// ready.
+func (r *killRig) working() []int {
+	return slices.DeleteFunc(r.ours(), awaitsOrder)
+}
+
+// awaitsOrder is true of a wrapper that is kept ready: its standard input is still the
+// pipe that an order would come by.
+func awaitsOrder(pid int) bool {
+	argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	stdin, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", pid))
+	return bytes.Contains(argv, []byte("\x00wrap\x00")) && strings.HasPrefix(stdin, "pipe:")
 }
 
 // ofRun are the living processes of one run. Servers that tests run side by side
