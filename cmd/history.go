@@ -31,10 +31,17 @@ func (a *app) past(ctx context.Context, stateDir string) (pastReader, func(), er
 		}
 		_, err = client.Runs(ctx, ledger.RunFilter{Limit: 1})
 		var gone *api.Unreachable
-		if err == nil || a.addr != "" || !errors.As(err, &gone) {
+		if err == nil || !errors.As(err, &gone) {
 			return client, client.Close, err
 		}
 		client.Close()
+		if a.addr != "" { // whose folder is another is not known
+			f := explain(err)
+			if f.stable == "unreachable" {
+				f.hint += "; without a server --state-dir DIR reads its state directory"
+			}
+			return nil, nil, f
+		}
 		stateDir = defaultStateDir()
 		if _, missing := os.Stat(stateDir); missing != nil {
 			return nil, nil, err

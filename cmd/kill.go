@@ -34,7 +34,7 @@ func (s *selectors) flags(c *cobra.Command) {
 	f.StringVarP(&s.machine, "machine", "m", "", "only on machines that match this glob")
 	f.StringSliceVar(&s.states, "state", nil, "only in these states: running, paused, disconnected, lost, overdue, …")
 	f.BoolVar(&s.failed, "failed", false, "only disconnected, lost and overdue ones, and failed ones with leftovers")
-	f.DurationVar(&s.olderThan, "older-than", 0, "only those that started longer ago than this")
+	durationVar(f, &s.olderThan, "older-than", "only those that started longer ago than this")
 	f.BoolVar(&s.all, "all", false, "everything that runs")
 	f.BoolVarP(&s.yes, "yes", "y", false, "do not ask")
 }
@@ -114,7 +114,7 @@ carried on. Exit code 5 means that a kill could not be confirmed everywhere.`,
 	o.flags(c)
 	f := c.Flags()
 	f.StringVarP(&o.signal, "signal", "s", "", "the first signal (default the job's kill_signal, TERM); KILL ends it at once")
-	f.DurationVar(&o.grace, "grace", 0, "how long to wait before SIGKILL (default the job's kill_grace, 5s)")
+	durationVar(f, &o.grace, "grace", "how long to wait before SIGKILL (default the job's kill_grace, 5s)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only show what would be killed")
 	f.BoolVar(&o.noWait, "no-wait", false, "ask for it and return; `saltpeter status` shows how it goes")
 	f.BoolVar(&o.withdraw, "withdraw", false, "take back a kill that has not got through yet")
@@ -342,7 +342,7 @@ func (a *app) pauseVerb() *cobra.Command {
 	}, first, func(c *cobra.Command, client *api.Client, q api.Selection, _ []string, on func(runner.Answer) error) error {
 		return client.Pause(c.Context(), api.PauseRequest{Selection: q, TTL: api.Duration(ttl)}, on)
 	})
-	c.Flags().DurationVar(&ttl, "ttl", 0, "thaw by itself after this time")
+	durationVar(c.Flags(), &ttl, "ttl", "thaw by itself after this time")
 	return c
 }
 

@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"errors"
 	"fmt"
 	"sort"
 	"time"
@@ -10,15 +9,6 @@ import (
 
 	"saltpeter/config"
 )
-
-// parseSpan reads durations as job files write them; a bare number is refused
-// here, since nobody can tell its unit at a glance.
-func parseSpan(s string) (time.Duration, error) {
-	if s == "" || s[len(s)-1] >= '0' && s[len(s)-1] <= '9' {
-		return 0, errors.New("a duration needs a unit")
-	}
-	return config.ParseDuration(s)
-}
 
 // upcoming is one firing to come.
 type upcoming struct {

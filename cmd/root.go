@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -88,7 +89,35 @@ Start the daemon with "saltpeter serve -c DIR"; the other verbs speak to it.`,
 	flags.StringVarP(&a.output, "output", "o", "table", "table, wide or json")
 	flags.BoolVar(&a.noColor, "no-color", false, "no colours, also on a terminal")
 	root.AddCommand(a.verbs()...)
+	sayArguments(root)
 	return root
+}
+
+// sayArguments has every verb that gets too few or too many words say what it takes;
+// cobra's own words count them.
+func sayArguments(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		sayArguments(sub)
+	}
+	check := c.Args
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := check(c, args)
+		var own *failure
+		if err == nil || errors.As(err, &own) {
+			return err
+		}
+		text := fmt.Sprintf("%s: %d words are not what it takes", c.CommandPath(), len(args))
+		switch len(args) {
+		case 0:
+			text = c.CommandPath() + ": something is missing"
+		case 1:
+			text = fmt.Sprintf("%s: %q is not what it takes", c.CommandPath(), args[0])
+		}
+		return &failure{code: exitUsage, stable: "usage", text: text, hint: fmt.Sprintf("write `%s`; see `%s --help`", c.UseLine(), c.CommandPath())}
+	}
 }
 
 // settings fills every flag that was not given from its environment variable,
