@@ -23,17 +23,14 @@ func (ts *tasks) adopt(_ context.Context, unfinished []ledger.Task, spec func(le
 	ts.mu.Unlock()
 	now := time.Now()
 	for _, rec := range unfinished {
-		s, hasSpec := ts.makeSpec(rec)
-		ts.mu.Lock()
-		t := ts.all[rec.TaskID]
-		if t == nil {
-			t = ts.add(rec)
+		// Wrappers are let in before this: one may have brought its end since then.
+		t, err := ts.know(ts.write, rec.TaskID, &rec, 0)
+		if err != nil {
+			ts.o.Log.Error("cannot take a task over", "job", rec.Job, "run", rec.Run, "machine", rec.Machine, "err", err)
+			continue
 		}
-		t.mu.Lock()
-		t.spec, t.hasSpec = s, hasSpec
-		t.mu.Unlock()
-		ts.mu.Unlock()
 		t.adopted(now)
+		ts.forgetIdle(t)
 	}
 }
 
@@ -41,7 +38,7 @@ func (ts *tasks) adopt(_ context.Context, unfinished []ledger.Task, spec func(le
 func (t *task) adopted(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.rec.State == ledger.Queued {
+	if t.rec.State == ledger.Queued || over(t.rec.State) && t.rec.Leftover == 0 && !t.rec.Kill.Standing() {
 		return
 	}
 	comeback := now.Add(t.ts.pace.comeback)

@@ -94,6 +94,9 @@ type tasks struct {
 	mu     sync.Mutex
 	closed bool
 	all    map[ledger.TaskID]*task
+
+	forgotten uint64 // how many have left all
+
 	byJob  map[string]map[ledger.TaskID]*task
 	lanes  map[string]*lane
 	specOf func(ledger.Task) (taskSpec, error)
@@ -278,19 +281,49 @@ func (ts *tasks) load(ctx context.Context, id ledger.TaskID) (*task, error) {
 	if t := ts.find(id); t != nil {
 		return t, nil
 	}
-	rec, err := ts.o.Ledger.Task(ctx, id)
-	if err != nil {
-		return nil, err
+	return ts.know(ctx, id, nil, 0)
+}
+
+// know makes a task known that is not in memory, by what the ledger said of it when
+// so many had been forgotten; nil: that is still to be read. A task may come, end
+// and be forgotten after it was read: what was read before is then of the past, and
+// would be followed, and even started again, as if it had not ended.
+func (ts *tasks) know(ctx context.Context, id ledger.TaskID, rec *ledger.Task, forgotten uint64) (*task, error) {
+	for {
+		if rec == nil {
+			ts.mu.Lock()
+			forgotten = ts.forgotten
+			ts.mu.Unlock()
+			var err error
+			if rec, err = ts.o.Ledger.Task(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+		spec, hasSpec := ts.makeSpec(*rec)
+		if t := ts.knowAs(*rec, spec, hasSpec, forgotten); t != nil {
+			return t, nil
+		}
+		rec = nil
 	}
-	spec, hasSpec := ts.makeSpec(*rec)
+}
+
+// knowAs is one try of know; nil if the record may be of the past.
+func (ts *tasks) knowAs(rec ledger.Task, spec taskSpec, hasSpec bool, forgotten uint64) *task {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if t := ts.all[id]; t != nil {
-		return t, nil
+	t := ts.all[rec.TaskID]
+	if t == nil {
+		if ts.forgotten != forgotten {
+			return nil
+		}
+		t = ts.add(rec)
 	}
-	t := ts.add(*rec)
-	t.spec, t.hasSpec = spec, hasSpec
-	return t, nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.hasSpec {
+		t.spec, t.hasSpec = spec, hasSpec
+	}
+	return t
 }
 
 // makeSpec asks for the taskSpec of a recorded task.
@@ -324,6 +357,7 @@ func (ts *tasks) forgetIdle(t *task) {
 		return
 	}
 	if ts.all[t.id] == t {
+		ts.forgotten++
 		delete(ts.all, t.id)
 		delete(ts.byJob[job], t.id)
 		if len(ts.byJob[job]) == 0 {
