@@ -61,7 +61,7 @@ func (w *watched) until(t *testing.T, what string, ok func(*Set) bool) []*Set {
 	}
 }
 
-// commands waits until job a runs the command.
+// command waits until job a runs the command.
 func (w *watched) command(t *testing.T, want string) []*Set {
 	t.Helper()
 	return w.until(t, "command "+want, func(s *Set) bool { return s.Jobs["a"] != nil && s.Jobs["a"].Command == want })

@@ -364,7 +364,7 @@ func (r *rig) endings(id ledger.TaskID) int {
 
 func exitCode(t ledger.Task) int { return code(&t) }
 
-// gone waits until a process is no more.
+// processGone waits until a process is no more.
 func (r *rig) processGone(pid int) {
 	r.t.Helper()
 	r.await(fmt.Sprintf("process %d gone", pid), func() bool { return !alive(pid) })

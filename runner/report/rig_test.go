@@ -291,7 +291,7 @@ func (e *engine) find(t testing.TB, kind, run, machine string) (index string, do
 	return index, doc
 }
 
-// with is the URL with a user and password in it.
+// as is the URL with a user and password in it.
 func (e *engine) as(user string) string {
 	return strings.Replace(e.URL, "http://", "http://"+user+"@", 1)
 }
