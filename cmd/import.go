@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -84,6 +85,7 @@ func (i *importCall) run(args []string) error {
 	}
 	var files []config.Crontab
 	var skipped []config.ImportNote
+	var machines []string
 	for _, arg := range args {
 		machine, path := splitMachine(arg)
 		if machine == "" {
@@ -95,6 +97,7 @@ func (i *importCall) run(args []string) error {
 		if strings.ContainsFunc(machine, func(c rune) bool { return c <= ' ' || c == ',' || c == 0x7f }) {
 			return usage("%q cannot be the name of a machine", machine)
 		}
+		machines = append(machines, machine)
 		zone, err := i.zone(zones, machine)
 		if err != nil {
 			return err
@@ -107,6 +110,9 @@ func (i *importCall) run(args []string) error {
 			more[k].Machine, more[k].Zone = machine, zone
 		}
 		files, skipped = append(files, more...), append(skipped, left...)
+	}
+	if err := zonesUsed(zones, machines); err != nil {
+		return err
 	}
 	before, err := i.before()
 	if err != nil {
@@ -163,6 +169,18 @@ func (i *importCall) zoneTable() (map[string]string, error) {
 		zones[machine] = zone
 	}
 	return zones, nil
+}
+
+// zonesUsed refuses a zone of a machine that no file is of: a name that was mistyped
+// would leave that machine's jobs in another zone.
+func zonesUsed(zones map[string]string, machines []string) error {
+	for _, name := range slices.Sorted(maps.Keys(zones)) {
+		if name != "" && !slices.Contains(machines, name) {
+			return &failure{code: exitUsage, stable: "usage", text: fmt.Sprintf("--timezone %s:%s is of a machine that no crontab here is of", name, zones[name]),
+				hint: fmt.Sprintf("write the crontab as %s:FILE, or the name that stands in front of the file", name)}
+		}
+	}
+	return nil
 }
 
 func (i *importCall) zone(zones map[string]string, machine string) (string, error) {
