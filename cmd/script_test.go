@@ -137,6 +137,7 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 		d.cmd = d.at.Command(bin, flags...)
 	}
 	d.cmd.Dir, d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = d.dir, d.env, log, log
+	d.cmd.ExtraFiles = []*os.File{log} // whoever starts a server may leave it a descriptor
 	ts.Check(d.cmd.Start())
 	d.done = make(chan struct{})
 	go func() { d.cmd.Wait(); close(d.done) }()

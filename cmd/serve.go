@@ -141,6 +141,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
+	keepDescriptors()
 	d.logProblems(nil, d.set)
 	if err := d.openBook(ctx); err != nil {
 		return err

@@ -2,11 +2,14 @@ package cmd
 
 import (
 	"context"
+	"math"
 	"os"
 	"os/exec"
 	"path"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // warnOfUnit says so when the unit that this server runs under would end every
@@ -42,4 +45,12 @@ func unitOf(cgroups string) string {
 		}
 	}
 	return ""
+}
+
+// keepDescriptors keeps what the server was started with from wrappers and jobs: a lock
+// of the script that started it would be held for as long as they live, and a file
+// that another user must not read could be read by his job. Kernels before 5.11 do not
+// know the call, and leave it as it is.
+func keepDescriptors() {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
