@@ -116,7 +116,7 @@ carried on. Exit code 5 means that a kill could not be confirmed everywhere.`,
 	f.StringVarP(&o.signal, "signal", "s", "", "the first signal (default the job's kill_signal, TERM); KILL ends it at once")
 	durationVar(f, &o.grace, "grace", "how long to wait before SIGKILL (default the job's kill_grace, 5s)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only show what would be killed")
-	f.BoolVar(&o.noWait, "no-wait", false, "ask for it and return; `saltpeter status` shows how it goes")
+	f.BoolVar(&o.noWait, "no-wait", false, "ask for it and return: saltpeter status shows how it goes")
 	f.BoolVar(&o.withdraw, "withdraw", false, "take back a kill that has not got through yet")
 	return c
 }

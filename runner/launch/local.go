@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,8 +119,8 @@ func (l *local) execWrapper(m Machine, p *pipes) (*child, error) {
 	// look for how many it may have.
 	env := append(environment(), "GOMAXPROCS=1")
 	c, err := l.nursery.spawn(argv, env, p.theirs)
-	if self && !m.Sudo && errors.Is(err, fs.ErrNotExist) {
-		// An upgrade took the file away under us: what runs now can still be run.
+	if self && !m.Sudo && beingReplaced(err) {
+		// An upgrade changes the file under us: what runs now can still be run.
 		argv[0] = "/proc/self/exe"
 		c, err = l.nursery.spawn(argv, env, p.theirs)
 	}
@@ -129,6 +128,17 @@ func (l *local) execWrapper(m Machine, p *pipes) (*child, error) {
 		return nil, fmt.Errorf("cannot start the wrapper %s: %w", exe, err)
 	}
 	return c, nil
+}
+
+// beingReplaced reports whether a program could not be executed as one cannot whose
+// file was taken away, or is being written.
+func beingReplaced(err error) bool {
+	for _, e := range []error{syscall.ENOENT, syscall.EACCES, syscall.ETXTBSY, syscall.ENOEXEC} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // program is what a machine's wrapper is called in messages.

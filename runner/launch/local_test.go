@@ -128,3 +128,35 @@ func BenchmarkLocalCheck(b *testing.B) {
 		}
 	}
 }
+
+// While an upgrade writes our own file, what runs now is run.
+func TestProgramBeingReplaced(t *testing.T) {
+	path := t.TempDir() + "/saltpeter"
+	half := func(mode os.FileMode, text string) *os.File {
+		os.Remove(path)
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for what, begin := range map[string]func() (done func()){
+		"gone":             func() func() { os.Remove(path); return func() {} },
+		"not for all yet":  func() func() { half(0o600, "\x7fELF").Close(); return func() {} },
+		"half of it there": func() func() { half(0o755, "\x7fELF").Close(); return func() {} },
+		"open for writing": func() func() { f := half(0o755, "\x7fELF"); return func() { f.Close() } },
+	} {
+		done := begin()
+		l := NewLocal(LocalOptions{}).(*local)
+		l.exe = path
+		mustBegin(t, rig{machine: Machine{Name: "here", Transport: "local"}}, l, "exit 0")
+		if t.Failed() {
+			t.Log(what)
+		}
+		done()
+		l.Close()
+	}
+}
