@@ -40,7 +40,8 @@ type task struct {
 
 	openBy    time.Time // the gate waits no longer
 	opened    bool
-	timeoutAt time.Time // zero: none
+	early     []*wire.Message // asked before the gate opened
+	timeoutAt time.Time       // zero: none
 	left      time.Duration
 	thawsAt   time.Time // a pause with a ttl ends
 
@@ -102,7 +103,7 @@ func (t *task) run() (delivered bool) {
 			}
 			t.onEvent(ev)
 		case m := <-t.asks:
-			t.answer(m)
+			t.hear(m)
 		case <-t.startAck:
 			t.open()
 		case <-eof:
@@ -174,6 +175,10 @@ func (t *task) open() {
 	if t.order.Timeout > 0 && !t.exited {
 		t.timeoutAt = time.Now().Add(duration(t.order.Timeout))
 	}
+	for _, m := range t.early {
+		t.answer(m)
+	}
+	t.early = nil
 }
 
 func (t *task) onEvent(ev engineEvent) {

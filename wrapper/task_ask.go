@@ -68,6 +68,17 @@ func notRunning(op, proof string) wire.Report {
 	return wire.Report{Op: op, OK: op == "kill", Outcome: wire.OutcomeNotRunning, Proof: proof}
 }
 
+// hear answers what was asked of a job that has begun. Before, it waits for that: the
+// server that asks has recorded the start, and its word that opens the gate is on its
+// way, maybe behind what is asked.
+func (t *task) hear(m *wire.Message) {
+	if !t.opened && !t.gone && len(t.early) < cap(t.asks) {
+		t.early = append(t.early, m)
+		return
+	}
+	t.answer(m)
+}
+
 // answer carries out a signal, pause or resume, each id once.
 func (t *task) answer(m *wire.Message) {
 	t.mu.Lock()
