@@ -160,6 +160,10 @@ func (s *session) Output(offset int64, stream byte, data []byte) error {
 	if err := s.touch(); err != nil {
 		return err
 	}
+	if s.second { // the line that closes what never ran
+		s.acks.grew(offset + int64(len(data)))
+		return nil
+	}
 	if !s.has(wire.FeatureBytes) {
 		return errors.New("binary output was not agreed on")
 	}

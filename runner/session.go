@@ -22,6 +22,7 @@ type session struct {
 	arrived  bool          // a frame has come
 	skew     time.Duration // of the machine's clock, seen at connect: ours minus theirs
 	refused  int
+	second   bool // of a task that has run with another wrapper: see second.go
 	features atomic.Pointer[[]string]
 	acks     acks
 	stored   int64 // the length that was last asked for again after a gap
@@ -163,6 +164,9 @@ func (s *session) Message(m *wire.Message) error {
 	if err := s.touch(); err != nil {
 		return err
 	}
+	if s.second {
+		return s.fromSecond(m)
+	}
 	if m.Type != wire.TypeConnect {
 		s.older()
 	}
@@ -242,6 +246,10 @@ func (s *session) connect(m *wire.Message) error {
 	}
 	t.lock()
 	defer t.unlock()
+	if rec := t.record(); comesSecond(&rec, m.Identity) {
+		s.turnAway(m, common)
+		return nil
+	}
 	if err := s.identify(m, common); err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func runTask(o *wire.Order, e environment, std stdio, told <-chan os.Signal) int
 		t.fail(err)
 		return exitError
 	}
-	t.announce(std)
+	t.unheard = !t.announce(std)
 	return t.carry(ctx, root)
 }
 
@@ -117,8 +117,9 @@ func (t *task) prepare(weak string) error {
 }
 
 // announce says what was started, lets go of those who started it, and only then
-// lets the server's ack open the gate.
-func (t *task) announce(std stdio) {
+// lets the server's ack open the gate. False: the server that wrote the order is not
+// there to hear it.
+func (t *task) announce(std stdio) bool {
 	line, err := json.Marshal(t.identity)
 	if err == nil {
 		_, err = fmt.Fprintf(std.stdout, "%s\n%s\n", versionLine(), line)
@@ -131,6 +132,7 @@ func (t *task) announce(std stdio) {
 		letGo(std.stderr)
 	}
 	t.rep.Ready(&t.identity, time.Now())
+	return err == nil || std.detached || t.order.Server == ""
 }
 
 // letGo puts /dev/null in the place of files, so that whoever waits for their

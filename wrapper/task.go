@@ -40,6 +40,7 @@ type task struct {
 
 	openBy    time.Time // the gate waits no longer
 	opened    bool
+	unheard   bool            // the server that wrote the order was gone before it read who was started
 	early     []*wire.Message // asked before the gate opened
 	timeoutAt time.Time       // zero: none
 	left      time.Duration
@@ -84,6 +85,12 @@ func (t *task) run() (delivered bool) {
 	defer close(t.done)
 	t.events = t.engine.Events()
 	t.openBy = time.Now().Add(duration(t.order.StartWait))
+	if t.unheard {
+		// The next server may have looked here while this wrapper stood still, found
+		// nobody and started the task again: only its word opens the gate.
+		t.log.Printf("the server did not wait for this start: the command waits for a server")
+		t.openBy = time.Now().Add(giveUpAfter)
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	eof := (<-chan struct{})(t.pipes.EOF)
@@ -120,7 +127,12 @@ func (t *task) run() (delivered bool) {
 // act does what time and events have made due.
 func (t *task) act(now time.Time) {
 	if !t.opened && !now.Before(t.openBy) {
-		t.open()
+		if t.unheard {
+			t.openBy = now.Add(giveUpAfter)
+			t.kill(killRequest{ID: wire.CauseTerminated, Cause: wire.CauseTerminated})
+		} else {
+			t.open()
+		}
 	}
 	if !t.thawsAt.IsZero() && !now.Before(t.thawsAt) {
 		t.goOn(now)
