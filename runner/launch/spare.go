@@ -1,6 +1,9 @@
 package launch
 
 import (
+	"bytes"
+	"fmt"
+	"os"
 	"sync"
 	"time"
 )
@@ -48,8 +51,22 @@ func (s *spares) take() (*child, *pipes) {
 		p.close()
 		return nil, nil
 	default:
-		return c, p
 	}
+	if stopped(c.pid) { // it would keep the order, and the task, waiting
+		s.dismiss(c, p)
+		return nil, nil
+	}
+	return c, p
+}
+
+// stopped reports whether a signal, or a tracer, has stopped a process.
+func stopped(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") "))
+	return len(rest) > 0 && (rest[0] == 'T' || rest[0] == 't')
 }
 
 // refill starts a spare if there is none, without the caller waiting for it. Where

@@ -21,7 +21,7 @@ func awaitSpare(t *testing.T, l *local) int {
 }
 
 // The next task gets the wrapper that was started ahead, whatever became of the one
-// before, and a spare that somebody ended costs nobody a start.
+// before, and a spare that somebody ended or stopped costs nobody a start.
 func TestSpare(t *testing.T) {
 	l := NewLocal(LocalOptions{Executable: self(t)}).(*local)
 	defer l.Close()
@@ -42,6 +42,15 @@ func TestSpare(t *testing.T) {
 	if k := mustBegin(t, g, l, "exit 0"); k.id.WrapperPID == ended {
 		t.Error("started by a dead wrapper")
 	}
+
+	frozen := awaitSpare(t, l)
+	c = l.spares.waiting()
+	syscall.Kill(frozen, syscall.SIGSTOP)
+	eventually(t, "the spare's stop", func() bool { return stopped(frozen) })
+	if k := mustBegin(t, g, l, "exit 0"); k.id.WrapperPID == frozen {
+		t.Error("started by a wrapper that stands still")
+	}
+	<-c.done
 
 	last := awaitSpare(t, l)
 	g.machine.WrapperPath = self(t)
