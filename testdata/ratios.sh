@@ -5,7 +5,9 @@
 #   with a word and a colon before both where it has several such rows.
 # The figure "reach" (or WORD:reach) is the ratio that the row has to keep.
 # UNIT:reach is the bound of a figure that has no baseline; those come last, with
-# the benchmarks that have none.
+# the benchmarks that have none. A row that misses its reach is a figure and no
+# failure; a line of go test that says FAIL is one, and so is no line at all: then
+# the exit code is 1.
 awk '
 function label(name) { sub(/^Benchmark/, "", name); sub(/\/ours/, "", name); return name }
 function row(name, unit, ours, base, reach,    ratio, more, verdict) {
@@ -20,6 +22,7 @@ function single(name, unit, value, reach) {
 	rest[++r] = sprintf("%-44s %-16s %12.6g  %s", name, unit, value, reach > 0 ? sprintf("<= %-5.4g %s", reach, value <= reach ? "" : "MISSED") : "")
 }
 { print }
+/^[ \t]*(--- )?FAIL([: \t]|$)/ { failed = 1 }
 /^Benchmark/ && NF >= 4 {
 	name = $1; sub(/-[0-9]+$/, "", name)
 	if (!(name in seen)) order[++n] = name
@@ -71,4 +74,5 @@ END {
 	}
 	if (r) printf "\n%-44s %-16s %12s  %s\n", "without a baseline", "unit", "value", "reach"
 	for (i = 1; i <= r; i++) print rest[i]
+	exit failed || !NR
 }'
