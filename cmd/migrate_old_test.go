@@ -253,7 +253,8 @@ func (m *migration) oldKillCron(page *oldPage) {
 	})
 }
 
-// oldTimeline asks for the timeline in both ways.
+// oldTimeline asks for the timeline in both ways: as a frame, which has it in
+// "timeline", and as a document, which is the same object by itself.
 func (m *migration) oldTimeline(old oldClient, page *oldPage, instance string) {
 	m.t.Helper()
 	type point struct {
@@ -277,33 +278,25 @@ func (m *migration) oldTimeline(old oldClient, page *oldPage, instance string) {
 			}
 		}
 	}
+	type timeline struct {
+		ID      *string `json:"id"`
+		Content []point `json:"content"`
+		Serial  *int64  `json:"serial"`
+	}
 	page.send(map[string]any{"getTimeline": map[string]any{"start_date": "now-1h", "end_date": nil, "id": "7"}})
 	page.until("the timeline", "timeline", func(f map[string]json.RawMessage) bool {
-		var timeline struct {
-			ID      string  `json:"id"`
-			Content []point `json:"content"`
-		}
-		if err := json.Unmarshal(f["timeline"], &timeline); err != nil || timeline.ID != "7" {
+		var v timeline
+		if err := json.Unmarshal(f["timeline"], &v); err != nil || v.ID == nil || *v.ID != "7" || v.Serial == nil {
 			m.t.Fatalf("the timeline is %s: %v", f["timeline"], err)
 		}
-		check("the page's timeline", timeline.Content)
+		check("the page's timeline", v.Content)
 		return true
 	})
-	resp, err := http.Get("http://" + old.addr + "/timeline")
-	if err != nil {
-		m.t.Fatal(err)
+	var v timeline
+	if old.get("/timeline", &v); v.ID == nil || v.Serial == nil {
+		m.t.Errorf("/timeline has %+v", v)
 	}
-	defer resp.Body.Close()
-	var v struct {
-		Content  []point `json:"content"`
-		Timeline struct {
-			Content []point `json:"content"`
-		} `json:"timeline"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil || resp.StatusCode != http.StatusOK {
-		m.t.Fatalf("/timeline: %s, %v", resp.Status, err)
-	}
-	check("/timeline", append(v.Content, v.Timeline.Content...))
+	check("/timeline", v.Content)
 }
 
 // The text logs are where log readers look for them, and read as before.
