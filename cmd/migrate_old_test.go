@@ -16,7 +16,9 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"saltpeter/runner"
 	"saltpeter/runner/ledger"
+	"saltpeter/wsx/wire"
 )
 
 // oldClient is a script or dashboard of the Python program's days: all it knows is
@@ -223,6 +225,7 @@ func TestMigrationOfOldClients(t *testing.T) {
 		t.Errorf("POST /kill answers %d %s", status, text)
 	}
 	m.await("it runs nowhere", runs())
+	m.soonGone(instance, "web1", "web2", "db1")
 	var state oldStatus
 	old.get("/status", &state)
 	for _, machine := range []string{"db1", "web1", "web2"} {
@@ -251,6 +254,33 @@ func (m *migration) oldKillCron(page *oldPage) {
 	page.shows("long web1", func(s string) bool {
 		return strings.Contains(s, "cleaning up\n") && strings.HasSuffix(s, "[Job terminated by user request]\n")
 	})
+	run, _, _ := strings.Cut(strings.TrimPrefix(page.text["long web1"], "started "), "\n")
+	m.soonGone(run, "web1")
+}
+
+// soonGone compares what the receipts of a run tell with the 5 s that the old roads
+// promise for jobs that obey TERM. The time is the server's own, from when it was asked
+// for the kill until it had the proof.
+func (m *migration) soonGone(run string, machines ...string) {
+	m.t.Helper()
+	var r *ledger.Run
+	m.await("receipts of "+run, func() bool {
+		r = m.run(run)
+		return !slices.ContainsFunc(r.Tasks, func(t ledger.Task) bool { return t.Kill == nil || t.Kill.Settled.IsZero() })
+	})
+	if got := machinesOf(r); !slices.Equal(got, slices.Sorted(slices.Values(machines))) {
+		m.t.Fatalf("%s ran on %v", run, got)
+	}
+	for _, task := range r.Tasks {
+		var receipt runner.Receipt
+		if err := json.Unmarshal(task.Kill.Receipt, &receipt); err != nil || receipt.Outcome != wire.OutcomeGone || receipt.TookMS <= 0 {
+			m.t.Errorf("the receipt of %s is %s: %v", task.Machine, task.Kill.Receipt, err)
+		}
+		took := time.Duration(receipt.TookMS * float64(time.Millisecond))
+		if settled := task.Kill.Settled.Sub(task.Kill.Asked); max(took, settled) > 5*time.Second {
+			m.t.Errorf("%s on %s: gone after %s, settled after %s", run, task.Machine, took, settled)
+		}
+	}
 }
 
 // oldTimeline asks for the timeline in both ways: as a frame, which has it in
