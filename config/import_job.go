@@ -15,7 +15,8 @@ import (
 // importJob is an entry of a crontab, or equal ones of several machines.
 type importJob struct {
 	does   cronJob
-	copyOf int // the n-th such line of a machine; from 1
+	copyOf int  // the n-th such line of a machine; from 1
+	alone  bool // no other job of its user has a command of that name
 
 	name        string
 	machines    []string

@@ -35,16 +35,35 @@ func ReadJobFile(path string) (*Set, error) {
 // sameness is a way to know a job again.
 type sameness struct {
 	key   func(j *importJob) any
-	pairs func(old, now int) bool // whether so many that are the same can be told apart by their order
+	pairs func(old, now []*importJob) bool // whether those that are the same can be told apart by their order
 }
 
 // samenesses are all ways, the surest first: after all that a job does comes what
 // outlasts the edit of a variable, of a schedule, and of the command's arguments.
 var samenesses = []sameness{
-	{func(j *importJob) any { return j.does }, func(_, _ int) bool { return true }}, // copies of one line
-	{func(j *importJob) any { return []any{j.does.User, j.does.Command, j.does.Zone, j.does.Times} }, func(old, now int) bool { return old == now }},
-	{func(j *importJob) any { return []any{j.does.User, j.does.Command} }, func(old, now int) bool { return old == now }},
-	{func(j *importJob) any { return []any{j.does.User, nameOf(j.does.Command)} }, func(old, now int) bool { return old == 1 && now == 1 }},
+	{func(j *importJob) any { return j.does }, func(_, _ []*importJob) bool { return true }}, // copies of one line
+	{func(j *importJob) any { return []any{j.does.User, j.does.Command, j.does.Zone, j.does.Times} }, asMany},
+	{func(j *importJob) any { return []any{j.does.User, j.does.Command} }, asMany},
+	{namesake, func(old, now []*importJob) bool {
+		return len(old) == 1 && len(now) == 1 && old[0].alone && now[0].alone
+	}},
+}
+
+func asMany(old, now []*importJob) bool { return len(old) == len(now) }
+
+// namesake is what jobs of one user have in common whose commands have the same name.
+func namesake(j *importJob) any { return [2]string{j.does.User, nameOf(j.does.Command)} }
+
+// markAlone marks the jobs that have no namesake. All count, also those that are known
+// again by more: what is left over beside them may as well be a new job.
+func markAlone(jobs []*importJob) {
+	count := map[any]int{}
+	for _, j := range jobs {
+		count[namesake(j)]++
+	}
+	for _, j := range jobs {
+		j.alone = count[namesake(j)] == 1
+	}
 }
 
 // keepNames names the jobs that an earlier result has, and notes which of its jobs
@@ -60,6 +79,8 @@ func (im *importer) keepNames() {
 			now = append(now, item.job)
 		}
 	}
+	markAlone(old)
+	markAlone(now)
 	for _, s := range samenesses {
 		for _, machines := range []bool{true, false} { // first those that are still on the same ones
 			old = s.keep(old, now, machines)
@@ -105,7 +126,7 @@ func (s sameness) keep(old, now []*importJob, machines bool) []*importJob {
 	}
 	kept := map[*importJob]bool{}
 	for k, same := range unnamed {
-		if !s.pairs(len(before[k]), len(same)) {
+		if !s.pairs(before[k], same) {
 			continue
 		}
 		for i := range min(len(before[k]), len(same)) {

@@ -73,13 +73,13 @@ func TestImportAgainKeepsNames(t *testing.T) {
 // What people edit in a line does not take its name away, nor what they edit in the
 // file.
 func TestImportAgainKnowsEditedJobs(t *testing.T) {
-	const tab = "0 1 * * * ./backup --all\n0 2 * * * ./backup --logs\n0 3 * * * ./check\n0 4 * * * ./check\n"
+	const tab = "0 1 * * * ./backup --all\n0 2 * * * ./backup --logs\n0 3 * * * ./check\n0 4 * * * ./check\n0 5 * * * ./tidy -a\n"
 	first := again(t, nil, tab)
 	was := importedNames(first)
 	for _, c := range []struct{ name, text, what, from string }{
 		{"schedule", strings.Replace(tab, "0 2", "30 2", 1), "./backup --logs at 30 2 * * *", "./backup --logs at 0 2 * * *"},
 		{"one of two schedules", strings.Replace(tab, "0 4", "0 5", 1), "./check at 0 5 * * *", "./check at 0 4 * * *"},
-		{"arguments", strings.Replace(tab, "--logs", "--log", 1), "./backup --log at 0 2 * * *", "./backup --logs at 0 2 * * *"},
+		{"arguments", strings.Replace(tab, "tidy -a", "tidy -b", 1), "./tidy -b at 0 5 * * *", "./tidy -a at 0 5 * * *"},
 		{"variables of all", "PATH=/opt/bin\n" + tab, "./check at 0 4 * * *", "./check at 0 4 * * *"},
 		{"order", "0 4 * * * ./check\n0 3 * * * ./check\n", "./check at 0 3 * * *", "./check at 0 3 * * *"},
 	} {
@@ -92,6 +92,26 @@ func TestImportAgainKnowsEditedJobs(t *testing.T) {
 	edited.Text = []byte(strings.NewReplacer("\n"+was["./check at 0 3 * * *"]+":", "\nour check:", "timeout: 0", "timeout: 60", "targets: here", "targets: '*'", "target_type: list", "target_type: glob").Replace(string(first.Text)))
 	if got := importedNames(again(t, &edited, tab)); got["./check at 0 3 * * *"] != "our check" {
 		t.Errorf("after an edit of the file: %v", got)
+	}
+}
+
+// A job that is left over beside a namesake is no edit of it: a new line gets neither
+// its name nor its history.
+func TestImportAgainTakesNoNameOfANamesake(t *testing.T) {
+	const web = "0 2 * * * /opt/sync.sh web\n"
+	for _, c := range []struct{ name, before, now string }{
+		{"before and now", web + "0 1 * * * /opt/sync.sh old-db\n", web + "0 9 * * * /opt/sync.sh NEW\n"},
+		{"before", web + "0 1 * * * /opt/sync.sh old-db\n", "0 9 * * * /opt/sync.sh NEW\n"},
+		{"now", web, "0 8 * * * /opt/sync.sh OTHER\n0 9 * * * /opt/sync.sh NEW\n"},
+	} {
+		first := again(t, nil, c.before)
+		got := importedNames(again(t, first, c.now))
+		if name := got["/opt/sync.sh NEW at 0 9 * * *"]; name == "" || first.Set.Jobs[name] != nil {
+			t.Errorf("%s: the new line is %q, which was one of %v", c.name, name, first.Set.Order)
+		}
+		if was, is := importedNames(first)["/opt/sync.sh web at 0 2 * * *"], got["/opt/sync.sh web at 0 2 * * *"]; strings.Contains(c.now, web) && is != was {
+			t.Errorf("%s: the line that stayed was %q and is %q", c.name, was, is)
+		}
 	}
 }
 
