@@ -32,7 +32,7 @@ var house = map[string]room{
 	"runner/launch":  {ours: []string{"sshx", "wsx/wire"}, outside: []string{"golang.org/x/sys"}, never: []string{"net/http"}},
 	"wrapper":        {ours: []string{"wsx", "wsx/wire"}, outside: []string{"golang.org/x/sys"}},
 	"runner":         {ours: []string{"config", "config/targets", "runner/ledger", "runner/launch", "wsx", "wsx/wire"}, never: []string{"net/http", "os/exec"}},
-	"runner/report":  {ours: []string{"runner/ledger", "wsx/wire"}, outside: []string{"github.com/VictoriaMetrics/metrics"}},
+	"runner/report":  {ours: []string{"runner/ledger", "wsx/wire"}},
 	"runner/api":     {ours: []string{"runner", "runner/ledger", "config", "wsx", "wsx/wire"}, outside: []string{"golang.org/x/sys"}},
 	"cmd": {ours: []string{"config", "config/targets", "runner", "runner/api", "runner/launch", "runner/ledger", "runner/report", "sshx", "wrapper", "wsx", "wsx/wire"},
 		outside: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/term", "golang.org/x/sys", "github.com/coreos/go-systemd/v22"}},
@@ -92,6 +92,17 @@ func TestHouse(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	mod, err := os.ReadFile(filepath.Join("..", "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range house {
+		for _, outside := range row.outside {
+			if !strings.Contains(string(mod), "\t"+outside+" v") {
+				t.Errorf("the row of %s allows %s, which go.mod does not require", name, outside)
+			}
+		}
 	}
 	if len(seen) < 10 {
 		var names []string
