@@ -189,3 +189,16 @@ func testGate(t *testing.T, l *rigLab, m mode) {
 		t.Errorf("user code ran: %q", r.read())
 	}
 }
+
+// A holder that has not told its PID, or not yet, has no name.
+func TestLockfileWithoutPID(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	first, err := takeLock(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.release()
+	if _, err := takeLock(path, false); err == nil || !strings.Contains(err.Error(), ": another process holds it; ") {
+		t.Errorf("the second: %v", err)
+	}
+}

@@ -46,7 +46,7 @@ func takeLock(path string, overlap bool) (*jobLock, error) {
 			if overlap {
 				return nil, nil
 			}
-			return nil, fmt.Errorf("cannot take lockfile %s: process %s holds it; the job is still running there", path, orUnknown(printable(string(holder[:n]))))
+			return nil, fmt.Errorf("cannot take lockfile %s: %s holds it; the job is still running there", path, holderName(printable(string(holder[:n]))))
 		}
 		// Somebody may have put another file there while we waited for the lock.
 		if there, err := os.Lstat(path); err == nil && os.SameFile(there, opened) {
@@ -90,11 +90,12 @@ func (l *jobLock) close() {
 	}
 }
 
-func orUnknown(s string) string {
-	if s == "" {
-		return "unknown"
+// holderName says who holds a lock; one that has written no PID has no name.
+func holderName(pid string) string {
+	if pid == "" {
+		return "another process"
 	}
-	return s
+	return "process " + pid
 }
 
 func unwrapPath(err error) error {
