@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,6 +22,9 @@ const (
 	orderMax  = 16 << 20         // bytes of an order on standard input
 	fetchWait = 60 * time.Second // for the server that has the order
 )
+
+// badURL does not repeat it: it may hold a token.
+const badURL = "the server's URL (url, SP_WEBSOCKET_URL) cannot be dialled: give one of the form ws://HOST:PORT/… or wss://HOST:PORT/…"
 
 // environment is the wrapper's own, as it was given.
 type environment map[string]string
@@ -66,6 +70,9 @@ func loadOrder(ctx context.Context, e environment, stdin io.Reader) (*wire.Order
 	}
 	if err := o.Check(); err != nil {
 		return nil, err
+	}
+	if wsx.CheckURL(o.URL) != nil {
+		return nil, errors.New("cannot take the order: " + badURL)
 	}
 	if o.Machine == "" {
 		o.Machine = hostName(ctx)
@@ -114,6 +121,9 @@ func fetchOrder(ctx context.Context, e environment) (*wire.Order, error) {
 	defer cancel()
 	if e["SP_WEBSOCKET_URL"] == "" {
 		return nil, fmt.Errorf("cannot fetch the order: SP_WEBSOCKET_URL is not set")
+	}
+	if wsx.CheckURL(e["SP_WEBSOCKET_URL"]) != nil {
+		return nil, errors.New("cannot fetch the order: " + badURL)
 	}
 	dial := dialOptions(e["SP_WEBSOCKET_URL"], e["SP_SERVER_PIN"])
 	dial.Machine = first(e["SP_MACHINE_ID"], hostName(ctx))

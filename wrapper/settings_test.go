@@ -50,11 +50,28 @@ func TestBadSettings(t *testing.T) {
 		"no json":   {nil, "{", "standard input"},
 		"a list":    {nil, "[]", "standard input"},
 		"newer":     {nil, `{"order_version":99,"url":"u","job":"j","run":"r","command":"c"}`, "upgrade"},
+		"no URL":    {append(full[1:4:4], "SP_WEBSOCKET_URL=hello"), "", "wss://HOST"},
+		"http":      {append(full[1:4:4], "SP_WEBSOCKET_URL=http://h/task/t"), "", "wss://HOST"},
+		"no host":   {append(full[1:4:4], "SP_WEBSOCKET_URL=ws:///task/t"), "", "wss://HOST"},
+		"order URL": {nil, `{"url":"hello","job":"j","run":"r","command":"c"}`, "wss://HOST"},
+		"fetch URL": {[]string{"SP_ORDER=fetch", "SP_WEBSOCKET_URL=hello"}, "", "wss://HOST"},
 		"fetch":     {[]string{"SP_ORDER=fetch"}, "", "SP_WEBSOCKET_URL"},
 	} {
 		_, err := loadOrder(context.Background(), newEnvironment(c.environ), strings.NewReader(c.stdin))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want something about %s", name, err, c.want)
+		}
+	}
+}
+
+// Servers of all generations give such URLs.
+func TestServerURLs(t *testing.T) {
+	for _, url := range []string{
+		"ws://h:8889", "ws://h:8889/", "ws://h", "ws://10.1.2.3:8889/task/t", "wss://h.example:8889/run/t", "ws://[::1]:8889/", "WS://H_1:8889",
+	} {
+		e := newEnvironment([]string{"SP_WEBSOCKET_URL=" + url, "SP_JOB_NAME=j", "SP_JOB_INSTANCE=j_1", "SP_COMMAND=true"})
+		if _, err := loadOrder(t.Context(), e, strings.NewReader("")); err != nil {
+			t.Errorf("%s: %v", url, err)
 		}
 	}
 }

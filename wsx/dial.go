@@ -114,6 +114,12 @@ func (o *DialOptions) header() http.Header {
 	return h
 }
 
+// CheckURL says whether Dial can take a server's URL. Its error does not repeat it.
+func CheckURL(s string) error {
+	_, err := serverURL(s)
+	return err
+}
+
 // serverURL reads a server's URL. Its errors do not repeat it.
 func serverURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
