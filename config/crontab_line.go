@@ -202,20 +202,22 @@ func inputText(text string) string {
 	return b.String()
 }
 
+// goHome starts a command in its user's home. A home that is not there keeps no job
+// from running, as under Debian's cron: users of services often have none.
+const goHome = "cd 2>/dev/null || cd /\n"
+
 // shellCommand makes of a command what our shell must be given to do as cron
 // does: start in the user's home, hand the command to the crontab's own shell,
 // and give it its standard input.
-func shellCommand(command, shell, input string, hasInput, goHome bool) string {
+func shellCommand(command, shell, input string, hasInput, fromHome bool) string {
+	start := ""
+	if fromHome {
+		start = goHome
+	}
 	if shell == "/bin/sh" && !hasInput {
-		if goHome {
-			return "cd || exit\n" + command
-		}
-		return command
+		return start + command
 	}
-	text := "exec " + shellQuote(shell) + " -c " + shellQuote(command)
-	if goHome {
-		text = "cd || exit\n" + text
-	}
+	text := start + "exec " + shellQuote(shell) + " -c " + shellQuote(command)
 	if !hasInput {
 		return text
 	}

@@ -93,12 +93,18 @@ func (im *importer) keepNames() {
 	}
 }
 
+// olderGoHome is what goHome was: files that were imported with it keep their names.
+const olderGoHome = "cd || exit\n"
+
 // earlierJobs are the jobs of a job file as an import would have them.
 func earlierJobs(set *Set) []*importJob {
 	var jobs []*importJob
 	for _, name := range set.Order {
 		j := set.Jobs[name]
 		does := cronJob{User: j.User, Zone: j.Location.String(), Times: j.Fields, Command: j.Command, Cwd: j.Cwd, Env: j.Env}
+		if rest, older := strings.CutPrefix(does.Command, olderGoHome); older {
+			does.Command = goHome + rest
+		}
 		jobs = append(jobs, &importJob{does: does, name: name, machines: strings.Split(j.Targets, ",")})
 	}
 	return jobs

@@ -95,6 +95,25 @@ func TestImportAgainKnowsEditedJobs(t *testing.T) {
 	}
 }
 
+// A file of an older import has other words in front of its commands.
+func TestImportAgainKnowsOlderFiles(t *testing.T) {
+	const tab = "0 1 * * * ./sync a\n0 2 * * * ./sync b\n"
+	first := again(t, nil, tab)
+	older := *first
+	older.Text = []byte(strings.ReplaceAll(string(first.Text), strings.TrimSpace(goHome)+"\n", olderGoHome))
+	if string(older.Text) == string(first.Text) {
+		t.Fatalf("nothing goes to a home:\n%s", first.Text)
+	}
+	got := again(t, &older, tab)
+	if string(got.Text) != string(first.Text) || len(got.Notes) != len(first.Notes) {
+		t.Errorf("notes %v\n%s", got.Notes, got.Text)
+	}
+	moved := again(t, &older, "0 1 * * * ./sync a\n0 3 * * * ./sync b\n") // only by its command
+	if was, is := importedNames(first)["./sync b at 0 2 * * *"], importedNames(moved)["./sync b at 0 3 * * *"]; was == "" || is != was {
+		t.Errorf("was %q, is %q", was, is)
+	}
+}
+
 // A job that is left over beside a namesake is no edit of it: a new line gets neither
 // its name nor its history.
 func TestImportAgainTakesNoNameOfANamesake(t *testing.T) {

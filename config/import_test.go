@@ -74,6 +74,31 @@ func TestPercentIsStandardInput(t *testing.T) {
 	}
 }
 
+// A user without a home has jobs all the same: they start in /, with no word of it in
+// what they print.
+func TestImportedJobRunsWithoutAHome(t *testing.T) {
+	home := t.TempDir()
+	for _, c := range []struct{ home, want string }{
+		{home, home}, {filepath.Join(home, "missing"), "/"}, {"/dev/null", "/"},
+	} {
+		for _, text := range []string{"0 0 * * * pwd", "SHELL=/bin/bash\n0 0 * * * pwd", "0 0 * * * cat; pwd%"} {
+			got := importText(t, text+"\n", ImportOptions{})
+			if len(got.Set.Order) != 1 {
+				t.Fatalf("%q gives %v", text, got.Notes)
+			}
+			job := got.Set.Jobs[got.Set.Order[0]]
+			if _, err := os.Stat(job.Env["SHELL"]); err != nil {
+				t.Skip("no ", job.Env["SHELL"])
+			}
+			cmd := exec.Command("/bin/sh", "-c", job.Command)
+			cmd.Dir, cmd.Env = home, []string{"HOME=" + c.home, "PATH=/usr/bin:/bin"}
+			if out, err := cmd.CombinedOutput(); err != nil || string(out) != c.want+"\n" {
+				t.Errorf("%q with the home %s: %v, %q", text, c.home, err, out)
+			}
+		}
+	}
+}
+
 func TestPercentWithBackslashes(t *testing.T) {
 	for _, c := range []struct {
 		rest, command, input string
@@ -187,7 +212,7 @@ RANDOM_DELAY=30
 	if want := map[string]string{"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "MAILTO": "ops@example.org"}; !maps.Equal(j.Env, want) {
 		t.Errorf("its environment is %v", j.Env)
 	}
-	if j.Command != "cd || exit\n./a" || j.Cwd != "" {
+	if j.Command != "cd 2>/dev/null || cd /\n./a" || j.Cwd != "" {
 		t.Errorf("its command is %q in %q", j.Command, j.Cwd)
 	}
 }
@@ -198,9 +223,9 @@ func TestImportOfOneEntry(t *testing.T) {
 		want func(*Job) bool
 	}{
 		{"HOME=/srv\n0 0 * * * x", func(j *Job) bool { return j.Cwd == "/srv" && j.Command == "x" && j.Env["HOME"] == "/srv" }},
-		{"HOME=srv\n0 0 * * * x", func(j *Job) bool { return j.Cwd == "" && j.Command == "cd || exit\nx" }},
+		{"HOME=srv\n0 0 * * * x", func(j *Job) bool { return j.Cwd == "" && j.Command == "cd 2>/dev/null || cd /\nx" }},
 		{"SHELL=/bin/bash\nPATH=/x\n0 0 * * * it's", func(j *Job) bool {
-			return j.Command == "cd || exit\nexec /bin/bash -c 'it'\\''s'" && j.Env["SHELL"] == "/bin/bash" && j.Env["PATH"] == "/x"
+			return j.Command == "cd 2>/dev/null || cd /\nexec /bin/bash -c 'it'\\''s'" && j.Env["SHELL"] == "/bin/bash" && j.Env["PATH"] == "/x"
 		}},
 		{"CRON_TZ=America/New_York\n@daily x", func(j *Job) bool { return j.Location.String() == "America/New_York" && j.Fields.Crontab == "@daily" }},
 		{"CRON_TZ=America/New_York\nCRON_TZ=\n@daily x", func(j *Job) bool { return j.Location.String() == "Europe/Bucharest" }},
