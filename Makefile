@@ -62,8 +62,9 @@ bench:
 kill-lab:
 	SALTPETER_KILL_LAB=1 $(GO) test -json -count 1 -p 1 -timeout 30m -run 'Kill|Case|Lab' ./wrapper ./runner/launch ./runner ./cmd | $(GO) run ./testdata/killtable
 
+# One package at a time: there are bounds in it.
 soak:
-	SALTPETER_SOAK=1 $(GO) test -count 1 -timeout 30m -run 'Second' -v ./runner
+	SALTPETER_SOAK=1 $(GO) test -count 1 -p 1 -timeout 30m -run 'Second|Minute' -v ./runner ./cmd
 
 man:
 	SALTPETER_MAN_DIR=$(CURDIR)/dist/man $(GO) test -count 1 -run TestManPages ./cmd
