@@ -52,10 +52,21 @@ func (a *app) past(ctx context.Context, stateDir string) (pastReader, func(), er
 		return nil, nil, &failure{code: exitUnreachable, stable: "locked", text: err.Error(), hint: "that server runs: ask it with --addr unix:///PATH of its socket"}
 	}
 	if err != nil {
-		return nil, nil, failed(err, "name the server's folder with --state-dir")
+		return nil, nil, unreadBook(err)
 	}
 	a.say("no server is running: reading %s", stateDir)
 	return book, func() { book.Close() }, nil
+}
+
+// unreadBook says what to do about a book that cannot be read.
+func unreadBook(err error) *failure {
+	switch {
+	case errors.Is(err, ledger.ErrOlder):
+		return &failure{code: exitFailed, stable: "state_version", text: err.Error(), hint: "start the server on it once with this saltpeter: `saltpeter serve --state-dir DIR`"}
+	case errors.Is(err, ledger.ErrNewer):
+		return &failure{code: exitFailed, stable: "state_version", text: err.Error(), hint: "read it with the newer saltpeter that wrote it"}
+	}
+	return failed(err, "name the server's folder with --state-dir")
 }
 
 // historyLine is one line of the history: a run, or due times without one.

@@ -163,6 +163,18 @@ type AuditEntry struct {
 	Outcome string    `json:"outcome,omitempty"`
 }
 
+// otherVersion is an ErrVersion that says which way.
+type otherVersion string
+
+const (
+	ErrOlder otherVersion = "the state directory was written by an older version"
+	ErrNewer otherVersion = "the state directory was written by a newer version"
+)
+
+func (e otherVersion) Error() string { return string(e) }
+
+func (otherVersion) Is(target error) bool { return target == ErrVersion }
+
 // Errors that callers look for.
 var (
 	ErrLocked   = errors.New("another server uses this state directory")

@@ -250,7 +250,7 @@ func (l *Ledger) readBook(ctx context.Context, db *sql.DB, path string) error {
 		return err
 	}
 	if v < schemaVersion {
-		return fmt.Errorf("%w: %s has version %d, this saltpeter reads %d: start its server once, which brings it up to date", ErrVersion, path, v, schemaVersion)
+		return fmt.Errorf("%w: %s has version %d, this saltpeter reads %d: start its server once, which brings it up to date", ErrOlder, path, v, schemaVersion)
 	}
 	l.server, err = bookValue(ctx, db, "server")
 	return err

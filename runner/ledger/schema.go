@@ -163,7 +163,7 @@ func bookVersion(ctx context.Context, q querier, path string) (int, error) {
 	}
 	if v > schemaVersion {
 		return v, fmt.Errorf("%w: %s has version %d, this saltpeter knows up to %d: start the newer saltpeter again, or name another state directory",
-			ErrVersion, path, v, schemaVersion)
+			ErrNewer, path, v, schemaVersion)
 	}
 	return v, nil
 }
