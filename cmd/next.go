@@ -35,7 +35,7 @@ machine that has the same folder is asked what is in maintenance.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			set, err := config.Load(dir, nil)
 			if err != nil {
-				return failed(err, "name the folder of job files with -c")
+				return unreadable(err)
 			}
 			start := time.Now()
 			if from != "" {
@@ -139,7 +139,7 @@ func (a *app) checkVerb() *cobra.Command {
 			}
 			set, err := config.Load(dir, nil)
 			if err != nil {
-				return failed(err, "name the folder of job files with -c")
+				return unreadable(err)
 			}
 			return a.printCheck(set)
 		},

@@ -14,6 +14,7 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"saltpeter/config"
 	"saltpeter/runner"
@@ -45,6 +46,9 @@ func (a *app) serveVerb() *cobra.Command {
 		Example: `  saltpeter serve                    job files in /etc/saltpeter, API on the unix socket
   saltpeter serve -c ./examples -a   another folder, and the API on TCP too`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkPorts(c.Flags(), o); err != nil {
+				return err
+			}
 			d, err := newDaemon(a, o, c.Flags().Changed("port"))
 			if err != nil {
 				return err
@@ -61,6 +65,16 @@ func (a *app) serveVerb() *cobra.Command {
 	f.IntVar(&o.machinesPort, "machines-port", -1, "port that wrappers dial (saltpeter_config: machines_ws_port, 8889); 0 takes a free one and keeps it")
 	f.BoolVar(&o.debug, "debug", false, "log more")
 	return c
+}
+
+// checkPorts looks at the ports that were given as flags.
+func checkPorts(f *pflag.FlagSet, o serveOptions) error {
+	for name, port := range map[string]int{"port": o.port, "machines-port": o.machinesPort} {
+		if f.Changed(name) && (port < 0 || port > 65535) {
+			return usage("--%s %d is no port: give 1 to 65535, or 0 for a free one", name, port)
+		}
+	}
+	return nil
 }
 
 // daemon is one server from its start to its stop. What it opens is closed in
@@ -98,11 +112,21 @@ func newLogger(w *os.File, debug bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
+// unreadable is the failure of a folder of job files that cannot be read.
+func unreadable(err error) *failure {
+	f := &failure{code: exitFailed, stable: "config_unreadable", text: err.Error(), hint: "name the folder of job files with -c"}
+	var told *config.Unreadable
+	if errors.As(err, &told) {
+		f.text, f.hint = told.Text, told.Hint
+	}
+	return f
+}
+
 // newDaemon reads the job files and settles where everything lies.
 func newDaemon(a *app, o serveOptions, portGiven bool) (*daemon, error) {
 	set, err := config.Load(o.dir, nil)
 	if err != nil {
-		return nil, &failure{code: exitFailed, stable: "config_unreadable", text: err.Error()}
+		return nil, unreadable(err)
 	}
 	o.debug = o.debug || set.Settings.Debug
 	o.api = o.api || set.Settings.API || portGiven

@@ -78,6 +78,11 @@ func (l *loading) unchanged() bool {
 	return true
 }
 
+// Unreadable is the error of a directory that cannot be read.
+type Unreadable struct{ Text, Hint string }
+
+func (e *Unreadable) Error() string { return e.Text + "; " + e.Hint }
+
 func cannotRead(dir string, err error) error {
 	why, hint := err.Error(), "mend that, or name another directory with -c"
 	var pe *fs.PathError
@@ -92,7 +97,7 @@ func cannotRead(dir string, err error) error {
 	case errors.Is(err, syscall.ENOTDIR):
 		why, hint = "it is not a directory", "name the directory that the file lies in with -c"
 	}
-	return fmt.Errorf("cannot read job files in %s: %s; %s", dir, why, hint)
+	return &Unreadable{Text: fmt.Sprintf("cannot read job files in %s: %s", dir, why), Hint: hint}
 }
 
 func filePath(dir, name string) string {
