@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -61,9 +62,43 @@ func withRoad(exe string) func(*house) {
 	}
 }
 
-// 20 real runs a second are kept up: real processes, the real program as their
-// wrapper, each with one end.
-func TestTwentyRunsASecond(t *testing.T) {
+// 20 real runs a second: real processes, the real program as their wrapper, each with
+// one record and one end. Here it is for a moment, and says nothing of how fast they are.
+func TestTwentyRunsASecondEndOnce(t *testing.T) {
+	if soak(0, 1) > 0 {
+		t.Skip("the minute of TestTwentyRunsASecondKeptUp looks at the same")
+	}
+	twentyASecond(t, 3*time.Second)
+}
+
+// And they are kept up: after a minute of them the last is over within seconds, and
+// the runs of the end are no later than those of the beginning. At 19.6 a second the
+// last 10 s are 1 s later than the first.
+func TestTwentyRunsASecondKeptUp(t *testing.T) {
+	if soak(0, 1) == 0 {
+		t.Skip("the speed tells after a minute only: make soak")
+	}
+	backlog, late := twentyASecond(t, time.Minute)
+	if backlog > 5*time.Second {
+		t.Errorf("it took %s until the last was over", backlog)
+	}
+	part := len(late) / 6
+	first, last := median(late[:part]), median(late[len(late)-part:])
+	t.Logf("over %s after they were due (median) in the first sixth, %s in the last", first, last)
+	if last > first+time.Second {
+		t.Error("they are not kept up")
+	}
+}
+
+func median(of []time.Duration) time.Duration {
+	return slices.Sorted(slices.Values(of))[len(of)/2]
+}
+
+// twentyASecond starts them for a time and looks at each. It returns how long after
+// that time the last one was over, and of each, in the order in which they were due,
+// how long after that it was over.
+func twentyASecond(t *testing.T, whole time.Duration) (backlog time.Duration, late []time.Duration) {
+	t.Helper()
 	exe := buildBinary(t)
 	var jobs []*config.Job
 	for i := range 20 {
@@ -89,7 +124,6 @@ func TestTwentyRunsASecond(t *testing.T) {
 		}
 	}
 	h.start()
-	whole := soak(3*time.Second, time.Minute)
 	time.Sleep(whole) // what is tested takes place in real time
 	quiet := setOf()
 	h.runner.SetConfig(quiet)
@@ -99,7 +133,7 @@ func TestTwentyRunsASecond(t *testing.T) {
 		return dealt != nil && dealt.After(asked)
 	})
 	h.await("all ends", func() bool { return len(h.runner.tasks.status(time.Now())) == 0 })
-	backlog := time.Since(asked)
+	backlog = time.Since(asked)
 	began := 0
 	for _, job := range jobs {
 		began += len(h.runs(job.Name))
@@ -112,11 +146,11 @@ func TestTwentyRunsASecond(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	total := 0
-	var worst time.Duration
-	slow := 0
+	var all []ledger.Run
 	for _, job := range jobs {
 		runs := h.runs(job.Name)
 		total += len(runs)
+		all = append(all, runs...)
 		for _, r := range runs {
 			task := r.Tasks[0]
 			if task.State != ledger.Succeeded || ended[task.TaskID] != 1 {
@@ -125,20 +159,17 @@ func TestTwentyRunsASecond(t *testing.T) {
 			if task.Length != int64(len(r.ID)+1) {
 				t.Errorf("%s: %d bytes of output", r.ID, task.Length)
 			}
-			worst = max(worst, task.Ended.Sub(r.Due))
-			if task.Ended.Sub(r.Due) > 5*time.Second {
-				slow++
-			}
 		}
 		first, last := h.bounds(job.Name)
 		h.onceEach(job, first.Add(-time.Second), last)
 	}
 	if len(ended) != total || total < 20*int(whole.Seconds()-2) {
-		t.Errorf("%d runs, %d ends in %s", total, len(ended), whole)
+		t.Fatalf("%d runs, %d ends in %s", total, len(ended), whole)
 	}
-	// Kept up: what is left at the end is a moment's work, however long it went on.
-	if backlog > 30*time.Second {
-		t.Errorf("it took %s until the last was over", backlog)
+	slices.SortFunc(all, func(a, b ledger.Run) int { return a.Due.Compare(b.Due) })
+	for _, r := range all {
+		late = append(late, r.Tasks[0].Ended.Sub(r.Due))
 	}
-	t.Logf("%d runs in %s; the last was over %s later, the slowest %s after it was due, %d slower than 5 s", total, whole, backlog.Round(time.Millisecond), worst.Round(time.Millisecond), slow)
+	t.Logf("%d runs in %s; the last was over %s later, the slowest %s after it was due", total, whole, backlog.Round(time.Millisecond), slices.Max(late).Round(time.Millisecond))
+	return backlog, late
 }
