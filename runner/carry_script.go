@@ -87,6 +87,9 @@ func (t *task) needsScript(k *killing, now time.Time) bool {
 
 func (t *task) runKillScript(ctx context.Context, k *killing) (launch.ScriptResult, error) {
 	transport, m := t.road()
+	if transport == nil && m.Transport == transportForeign {
+		return launch.ScriptResult{}, errOnlyMessage
+	}
 	if transport == nil {
 		return launch.ScriptResult{}, fmt.Errorf("cannot reach machines by %q: %w", m.Transport, launch.ErrNoTransport)
 	}

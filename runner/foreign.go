@@ -31,6 +31,9 @@ const (
 
 var errForeign = errors.New("a wrapper without a token is refused")
 
+// errOnlyMessage is why a kill of such a task does not get through.
+var errOnlyMessage = errors.New("its wrapper has not answered, and a job of another server has no other road")
+
 // foreigner is a connection without a token. Its first frame says whose it is; from
 // then on it is a session of that task like any other.
 type foreigner struct {

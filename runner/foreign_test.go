@@ -169,6 +169,29 @@ func TestKillOfForeigner(t *testing.T) {
 	}
 }
 
+// One that does not answer has no other road, and a connection that is open is not lost.
+func TestKillOfSilentForeigner(t *testing.T) {
+	r := newRig(t, adopting, unhurried, func(r *rig) { r.pace.answer, r.pace.slowest = 100*time.Millisecond, 100*time.Millisecond })
+	p := r.foreigner("job", "job_1764360000", "m1")
+	p.say("heartbeat")
+	r.adopted("job_1764360000")
+	rc := r.kill(Selector{Job: "job"}, KillOptions{})[0]
+	if rc.Outcome != wire.OutcomeUnreachable || rc.Via != "" || !rc.Pending || rc.WebsocketLost != 0 || rc.Error != errOnlyMessage.Error() {
+		t.Errorf("receipt %+v", rc)
+	}
+	p.hears("kill")
+	p.cut()
+	id := ledger.TaskID{Run: "job_1764360000", Machine: "m1"}
+	r.await("the end of its connection", func() bool { return r.tasks.find(id).link() == nil })
+	r.await("a receipt that tells so", func() bool {
+		rc = r.kill(Selector{Job: "job"}, KillOptions{})[0]
+		return rc.WebsocketLost > 0
+	})
+	if rc.Outcome != wire.OutcomeUnreachable || rc.Error != errOnlyMessage.Error() {
+		t.Errorf("receipt without a connection %+v", rc)
+	}
+}
+
 // A frame without a token never touches a run of ours, whatever it says first.
 func TestForeignerCannotSpeakForOthers(t *testing.T) {
 	r, f := newFakeRig(t, adopting)

@@ -29,7 +29,7 @@ type Receipt struct {
 	Alive           int           `json:"alive,omitempty"` // how many live, of which Left shows the first
 	Already         bool          `json:"already,omitempty"`
 	Error           string        `json:"error,omitempty"`
-	WebsocketLost   float64       `json:"websocket_lost_s,omitempty"` // seconds without it, where via is another road
+	WebsocketLost   float64       `json:"websocket_lost_s,omitempty"` // seconds without a connection, where via is another road
 	Pending         bool          `json:"pending,omitempty"`          // the kill stands and will be carried on
 }
 
@@ -69,7 +69,7 @@ func (t *task) receipt(k *killing, outcome, via string) Receipt {
 			r.RealCode, r.RealSignal = t.rec.End.RealCode, t.rec.End.RealSignal
 		}
 	}
-	if via != roadWebSocket && !t.contact.IsZero() {
+	if via != roadWebSocket && t.session == nil && !t.contact.IsZero() { // one that is open may be silent, but is not lost
 		r.WebsocketLost = time.Since(t.contact).Round(100 * time.Millisecond).Seconds()
 	}
 	return r
