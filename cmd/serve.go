@@ -82,6 +82,7 @@ func checkPorts(f *pflag.FlagSet, o serveOptions) error {
 type daemon struct {
 	o        serveOptions
 	log      *slog.Logger
+	level    *slog.LevelVar // of log
 	set      *config.Set
 	stateDir string
 	book     *ledger.Ledger
@@ -96,11 +97,8 @@ type daemon struct {
 
 // newLogger writes for people on a terminal and for the journal, which has its
 // own times.
-func newLogger(w *os.File, debug bool) *slog.Logger {
-	o := &slog.HandlerOptions{Level: slog.LevelInfo}
-	if debug {
-		o.Level = slog.LevelDebug
-	}
+func newLogger(w *os.File, level slog.Leveler) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
 	if os.Getenv("JOURNAL_STREAM") != "" {
 		o.ReplaceAttr = func(groups []string, attr slog.Attr) slog.Attr {
 			if len(groups) == 0 && attr.Key == slog.TimeKey {
@@ -128,7 +126,6 @@ func newDaemon(a *app, o serveOptions, portGiven bool) (*daemon, error) {
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	o.debug = o.debug || set.Settings.Debug
 	o.api = o.api || set.Settings.API || portGiven
 	if !portGiven {
 		o.port = set.Settings.APIPort
@@ -136,7 +133,9 @@ func newDaemon(a *app, o serveOptions, portGiven bool) (*daemon, error) {
 	if o.machinesPort < 0 {
 		o.machinesPort = set.Settings.MachinesPort
 	}
-	d := &daemon{o: o, set: set, log: newLogger(os.Stderr, o.debug)}
+	d := &daemon{o: o, set: set, level: &slog.LevelVar{}}
+	d.log = newLogger(os.Stderr, d.level)
+	d.setLevel(set)
 	for _, dir := range []string{o.stateDir, set.Settings.StateDir, defaultStateDir()} {
 		if dir != "" {
 			d.stateDir = dir
@@ -150,6 +149,15 @@ func newDaemon(a *app, o serveOptions, portGiven bool) (*daemon, error) {
 		d.o.socket = ownSocket()
 	}
 	return d, nil
+}
+
+// setLevel logs as much as the flag or the job files want.
+func (d *daemon) setLevel(set *config.Set) {
+	level := slog.LevelInfo
+	if d.o.debug || set.Settings.Debug {
+		level = slog.LevelDebug
+	}
+	d.level.Set(level)
 }
 
 func (d *daemon) closeLater(f func()) { d.closers = append(d.closers, f) }
@@ -308,6 +316,8 @@ func (d *daemon) watch(ctx context.Context) error {
 			d.log.Info("job files changed", "what", line)
 		}
 		before = set
+		d.setLevel(set)
+		d.log.Debug("the job files were read", "jobs", len(set.Order))
 		d.warnOfBind(set)
 		d.runner.SetConfig(set)
 		d.reports.Set(ctx, reportSettings(set))

@@ -199,7 +199,6 @@ saltpeter_maintenance: {global: true, machines: [w1]}
 		"maintenance of everything begins: no new run starts",
 		"maintenance of machine w1 begins",
 		"saltpeter_config.api_ws_port changed from 8888 to 9999: needs a restart",
-		"saltpeter_config.debug changed from false to true: needs a restart",
 	}
 	if got := Diff(old, now); !slices.Equal(got, want) {
 		t.Errorf("diff is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -220,7 +220,6 @@ var needsRestart = []struct {
 	{"ssh", func(s *Settings) string { return fmt.Sprint(s.SSH) }},
 	{"tokens_file", func(s *Settings) string { return s.TokensFile }},
 	{"default_saltpeter_server_host", func(s *Settings) string { return s.ServerHost }},
-	{"debug", func(s *Settings) string { return fmt.Sprint(s.Debug) }},
 }
 
 // joinHostPort is net's, but leaves a missing port out.
