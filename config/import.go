@@ -305,9 +305,7 @@ func (r *crontabReader) variable(l cronLine) {
 		r.cronZone(l)
 	case l.name == "LOGNAME" || l.name == "USER":
 		r.note(l.num, l.name+" is always the name of the user, here as under cron")
-	case slices.Contains(mailVariables, l.name) && l.value == "":
-		delete(r.env, l.name)
-	case slices.Contains(mailVariables, l.name):
+	case slices.Contains(mailVariables, l.name) && l.value != "": // an empty one asks for no mail: nothing is lost
 		r.lost(l, "no mail is sent; `saltpeter logs JOB` has what a job prints, and the key notify tells people of failures")
 	case l.name == "RANDOM_DELAY" && l.value != "0":
 		r.lost(l, "the jobs start when they are due, without a delay by chance")

@@ -231,6 +231,7 @@ func TestImportOfOneEntry(t *testing.T) {
 		{"CRON_TZ=America/New_York\nCRON_TZ=\n@daily x", func(j *Job) bool { return j.Location.String() == "Europe/Bucharest" }},
 		{"TZ=Asia/Tokyo\n@hourly x", func(j *Job) bool { return j.Location.String() == "Europe/Bucharest" && j.Env["TZ"] == "Asia/Tokyo" }},
 		{"LOGNAME=x\nUSER=y\n@hourly x", func(j *Job) bool { return j.Env["LOGNAME"] == "" && j.Env["USER"] == "" }},
+		{"MAILTO=\"\"\n@hourly x", func(j *Job) bool { to, there := j.Env["MAILTO"]; return there && to == "" }},
 		{"A=1\nA=' 2 '\n@hourly x", func(j *Job) bool { return j.Env["A"] == " 2 " }},
 		{"@midnight x", func(j *Job) bool { return j.Fields.Crontab == "@midnight" }},
 		{"@quarterly x", func(j *Job) bool { return j.Fields.Crontab == "0 0 1 1,4,7,10 *" }},
