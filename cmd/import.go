@@ -86,6 +86,7 @@ func (i *importCall) run(args []string) error {
 	var files []config.Crontab
 	var skipped []config.ImportNote
 	var machines []string
+	taken, stdin := map[importFile][]string{}, false
 	for _, arg := range args {
 		machine, path := splitMachine(arg)
 		if machine == "" {
@@ -96,6 +97,12 @@ func (i *importCall) run(args []string) error {
 		}
 		if strings.ContainsFunc(machine, func(c rune) bool { return c <= ' ' || c == ',' || c == 0x7f }) {
 			return usage("%q cannot be the name of a machine", machine)
+		}
+		if path == "-" {
+			if stdin {
+				return usage("standard input can be read only once; give each machine's crontab as a file")
+			}
+			stdin = true
 		}
 		machines = append(machines, machine)
 		zone, err := i.zone(zones, machine)
@@ -109,7 +116,8 @@ func (i *importCall) run(args []string) error {
 		for k := range more {
 			more[k].Machine, more[k].Zone = machine, zone
 		}
-		files, skipped = append(files, more...), append(skipped, left...)
+		more, again := takeOnce(taken, more)
+		files, skipped = append(files, more...), append(append(skipped, left...), again...)
 	}
 	if err := zonesUsed(zones, machines); err != nil {
 		return err
