@@ -203,7 +203,7 @@ func inputText(text string) string {
 }
 
 // goHome starts a command in its user's home. A home that is not there keeps no job
-// from running, as under Debian's cron: users of services often have none.
+// from running, as under Vixie's cron: users of services often have none.
 const goHome = "cd 2>/dev/null || cd /\n"
 
 // shellCommand makes of a command what our shell must be given to do as cron

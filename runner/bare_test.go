@@ -292,7 +292,7 @@ func TestLockfileWithoutWrapper(t *testing.T) {
 	r.launch(first)
 	rec := r.awaitState(first.Task.TaskID, ledger.Running, ledger.LaunchFailed)
 	if strings.Contains(rec.Reason, "no flock") {
-		t.Skip(rec.Reason)
+		t.Skip("needs the program flock: " + rec.Reason)
 	}
 	r.launch(second)
 	if end := r.awaitState(second.Task.TaskID, ledger.LaunchFailed); !strings.Contains(end.Reason, "another process holds it") {

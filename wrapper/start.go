@@ -68,7 +68,8 @@ func runTask(o *wire.Order, e environment, std stdio, told <-chan os.Signal) int
 		t.fail(err)
 		return exitError
 	}
-	t.unheard = !t.announce(std)
+	piped := e.source(isTerminal(std.stdin)) == "stdin" && o.Server != "" && !std.detached
+	t.unheard = !t.announce(std) && piped
 	return t.carry(ctx, root)
 }
 
@@ -117,8 +118,7 @@ func (t *task) prepare(weak string) error {
 }
 
 // announce says what was started, lets go of those who started it, and only then
-// lets the server's ack open the gate. False: the server that wrote the order is not
-// there to hear it.
+// lets the server's ack open the gate. False: nobody was there to hear it.
 func (t *task) announce(std stdio) bool {
 	line, err := json.Marshal(t.identity)
 	if err == nil {
@@ -132,7 +132,7 @@ func (t *task) announce(std stdio) bool {
 		letGo(std.stderr)
 	}
 	t.rep.Ready(&t.identity, time.Now())
-	return err == nil || std.detached || t.order.Server == ""
+	return err == nil
 }
 
 // letGo puts /dev/null in the place of files, so that whoever waits for their

@@ -187,10 +187,7 @@ func (t *task) open() {
 	if t.order.Timeout > 0 && !t.exited {
 		t.timeoutAt = time.Now().Add(duration(t.order.Timeout))
 	}
-	for _, m := range t.early {
-		t.answer(m)
-	}
-	t.early = nil
+	t.answerEarly()
 }
 
 func (t *task) onEvent(ev engineEvent) {
@@ -261,6 +258,7 @@ func (t *task) setGone(proof string) {
 	for _, id := range late {
 		t.rep.Report(id, notRunning("kill", proof))
 	}
+	t.answerEarly()
 }
 
 // finished decides whether the wrapper's work is done.

@@ -79,6 +79,14 @@ func (t *task) hear(m *wire.Message) {
 	t.answer(m)
 }
 
+// answerEarly answers what came before the gate opened, or never did.
+func (t *task) answerEarly() {
+	for _, m := range t.early {
+		t.answer(m)
+	}
+	t.early = nil
+}
+
 // answer carries out a signal, pause or resume, each id once.
 func (t *task) answer(m *wire.Message) {
 	t.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"saltpeter/testdata/lab"
+	"saltpeter/wsx/wire"
 )
 
 // A wrapper whose server was gone before it said who it is does not open the gate by
@@ -53,4 +54,42 @@ func TestUnheardStartWaits(t *testing.T) {
 		}
 	}
 	t.Errorf("it does not end: %s", said)
+}
+
+// What is asked before the gate opens is answered when it does, or when it is clear
+// that it never will.
+func TestAskedBeforeTheGateOpens(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		s := newTestServer(t)
+		s.muteStart = true
+		w := launch(t, testOrder(t, s, "sleep 300"))
+		s.awaitMessage(wire.TypeStart)
+		s.send(&wire.Message{Type: wire.TypePause, ID: "p"})
+		if killed {
+			s.send(&wire.Message{Type: wire.TypeKill, ID: "k"})
+		} else {
+			s.send(&wire.Message{Type: wire.TypeAck, AckType: wire.TypeStart})
+		}
+		waitFor(t, "the answer to the pause", func() bool { return s.reportOf("p") != nil })
+		if got := s.reportOf("p"); got.OK == killed || killed && got.Outcome != wire.OutcomeNotRunning {
+			t.Errorf("killed %v: %+v", killed, got)
+		}
+		if !killed {
+			s.send(&wire.Message{Type: wire.TypeKill, ID: "k"})
+		}
+		s.awaitMessage(wire.TypeComplete)
+		w.exits()
+	}
+}
+
+// reportOf is the latest answer to one request.
+func (s *testServer) reportOf(id string) (r *wire.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.messages {
+		if m.Type == wire.TypeReport && m.ID == id {
+			r = m.Report
+		}
+	}
+	return r
 }
