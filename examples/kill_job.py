@@ -90,23 +90,36 @@ def main(args):
             headers.append("Authorization: Bearer " + f.read().strip())
     ws = WebSocket(host, port, "/ws", headers)
     ws.send(json.dumps({"killCron": job}).encode())
-    deadline, asked, seen = time.time() + 60, False, False
+    deadline, asked, gone = time.time() + 60, False, False
+    seen, settled = set(), set()  # runs of the job, and those whose receipt has come
     while time.time() < deadline:
-        frame = json.loads(ws.receive())
+        try:
+            frame = json.loads(ws.receive())
+        except socket.timeout:
+            break
         kind = frame.get("type")
         if kind in ("result", "receipt"):
             print(json.dumps(frame), flush=True)
             if kind == "result" and not frame["ok"]:
                 return 1
             asked = True
+            if kind == "receipt":
+                settled.add(frame["run"])
         elif kind == "status":
             runs = sorted(i for i, run in frame["running"].items() if run["name"] == job)
             if runs:
-                seen = True
+                seen.update(runs)
                 print("running: " + " ".join(runs), flush=True)
-            elif asked or seen:
+            elif (asked or seen) and not gone:
+                gone = True
                 print("%s is not running" % job, flush=True)
-                return 0
+                # A receipt may come a moment after the status that its run has left.
+                deadline = min(deadline, time.time() + 2)
+                ws.sock.settimeout(2)
+        if gone and settled and seen <= settled:
+            return 0
+    if gone:
+        return 0
     print("%s still runs" % job, file=sys.stderr)
     return 2
 
